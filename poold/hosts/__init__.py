@@ -1,0 +1,1 @@
+"""How the daemon reaches its hosts' agents: in process, or over SSH."""

@@ -1,0 +1,64 @@
+"""What the daemon may do with a host, near or far.
+
+Flows in: requests and bulk data. Flows out: answers, progress, and how the link is. It does not
+know what the requests mean, and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol, TypeVar
+
+from poold.agent.messages import Progress, Request
+from poold.model.fleet import ActionId, HostName, HostStatus
+
+R = TypeVar("R")
+OnProgress = Callable[[Progress], None]
+
+
+class HostLink(Protocol):
+    """One host's agent. Safe for concurrent use; every call ends within its deadline."""
+
+    name: HostName
+
+    @property
+    def status(self) -> HostStatus:
+        """How the link is now, without asking the host."""
+
+    async def open(self) -> None:
+        """Start reaching for the host, with backoff, until `close`; returns at once."""
+
+    async def close(self) -> None:
+        """End the link. Actions under way on the host go on there and are recorded there."""
+
+    async def wait_up(self, timeout_seconds: float) -> None:
+        """Wait until the agent answers; raises Temporary("host.unreachable") with the reason."""
+
+    async def call(
+        self,
+        request: Request[R],
+        *,
+        action: ActionId,
+        deadline_seconds: float,
+        progress: OnProgress | None = None,
+    ) -> R:
+        """Ask for one action and wait for its outcome.
+
+        Survives a dropped connection within the deadline: the same action id is asked again and
+        joins the action or returns its recorded outcome. Raises Temporary("host.unreachable") when
+        the outcome is not known, Temporary("host.rebooted") when the host booted in between,
+        Temporary("action.interrupted") when the agent died in it, or the agent's own Problem.
+        Cancelling stops waiting, not the action.
+        """
+
+    def read_blob(self, path: str, offset: int = 0) -> AsyncIterator[bytes]:
+        """Read a file of the agent's folder from `offset`, on a channel of its own."""
+
+    async def write_blob(
+        self, path: str, *, size: int, sha256: str, offset: int, chunks: AsyncIterator[bytes]
+    ) -> None:
+        """Append to `path`.part from `offset`; when `size` is reached verify, fsync and rename.
+
+        Raises Permanent("blob.damaged") when the digest differs (the part is deleted),
+        Temporary("host.disk-full") when it does not fit (the part stays, resumable).
+        """

@@ -1,0 +1,158 @@
+"""What an application is: how to start it, how to know it is ready, how to freeze and thaw it.
+
+These values are written by the operator (the pool's table of the configuration) and travel to the
+agent unchanged. Standard library only, Python 3.9; annotations are resolved at run time there, so
+`Optional` and `Union` are spelled out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal, Optional, Union
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A host folder bound into the container; it must exist on every host of the pool."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Resource limits; what is None is not limited. `memory` as podman takes it ("512m")."""
+
+    memory: Optional[str] = None
+    cpus: Optional[float] = None
+    pids: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class HttpProbe:
+    """Ready when a GET of `path` on the published port answers with a status from 200 to 399."""
+
+    kind: Literal["http"] = "http"
+    path: str = "/"
+    port: Optional[int] = None  # container port; None: the application's `port`
+    interval_ms: int = 5
+    timeout_seconds: float = 1.0  # of one attempt
+    deadline_seconds: float = 60.0  # of all attempts
+
+
+@dataclass(frozen=True)
+class TcpProbe:
+    """Ready when the published port accepts a connection."""
+
+    kind: Literal["tcp"] = "tcp"
+    port: Optional[int] = None
+    interval_ms: int = 5
+    timeout_seconds: float = 1.0
+    deadline_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class ExecProbe:
+    """Ready when `command`, run inside the container, exits with 0."""
+
+    command: tuple[str, ...]
+    kind: Literal["exec"] = "exec"
+    interval_ms: int = 100
+    timeout_seconds: float = 5.0
+    deadline_seconds: float = 60.0
+
+
+Probe = Union[HttpProbe, TcpProbe, ExecProbe]
+
+
+@dataclass(frozen=True)
+class WarmupRequest:
+    """An HTTP request sent `repeat` times before the checkpoint; any status below 500 is fine."""
+
+    path: str
+    method: str = "GET"
+    body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    repeat: int = 1
+    port: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class ExecHook:
+    """A command run inside the container.
+
+    It gets one JSON object on standard input: {"event", "replica", "pool", "seed"}; `seed` is 32
+    fresh random bytes in hex, only for `after_restore`.
+    """
+
+    command: tuple[str, ...]
+    kind: Literal["exec"] = "exec"
+    timeout_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class HttpHook:
+    """A request to the application, with the same JSON object as its body; 2xx means done."""
+
+    path: str
+    kind: Literal["http"] = "http"
+    method: str = "POST"
+    port: Optional[int] = None
+    timeout_seconds: float = 30.0
+
+
+Hook = Union[ExecHook, HttpHook]
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """How the application is frozen.
+
+    `scan_paths` are folders inside the container that hold watched (inotify) files: CRIU finds
+    their paths there. `quiesce_deadline_seconds` bounds the wait until only listening sockets are
+    left; `timeout_seconds` bounds podman's dump itself.
+    """
+
+    scan_paths: tuple[str, ...] = ()
+    quiesce_deadline_seconds: float = 30.0
+    timeout_seconds: float = 300.0
+
+
+@dataclass(frozen=True)
+class Application:
+    """Everything the agent needs to know of a pool's application."""
+
+    image: str
+    port: int  # the container's port that takes traffic
+    command: tuple[str, ...] = ()  # empty: the image's own
+    env: dict[str, str] = field(default_factory=dict)
+    user: Optional[str] = None
+    volumes: tuple[Volume, ...] = ()
+    tmpfs: tuple[str, ...] = ()  # "/path" or "/path:options" as podman takes it
+    extra_ports: tuple[int, ...] = ()
+    network: str = "podman"
+    limits: Limits = field(default_factory=Limits)
+    stop_timeout_seconds: int = 10
+    readiness: Probe = field(default_factory=TcpProbe)
+    warmup: tuple[WarmupRequest, ...] = ()
+    before_checkpoint: Optional[Hook] = None
+    after_restore: Optional[Hook] = None
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+
+    def fingerprint(self) -> str:
+        """Return a digest of what decides a checkpoint's content.
+
+        Two applications with equal fingerprints may share a generation: how readiness is polled
+        and what happens after a restore do not matter to the frozen image.
+        """
+        decides = {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("readiness", "after_restore", "stop_timeout_seconds")
+        }
+        decides["checkpoint"] = list(self.checkpoint.scan_paths)
+        text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,175 @@
+"""Pools, hosts, generations, replicas and changes: the values the daemon reasons about.
+
+Standard library only and Python 3.9, because the manifest travels with the agent.
+Times are seconds since the epoch, durations seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal, NewType, Optional
+
+from poold.model.application import Application
+
+PoolName = NewType("PoolName", str)
+HostName = NewType("HostName", str)
+ReplicaName = NewType("ReplicaName", str)
+Digest = NewType("Digest", str)  # "sha256:<64 hex digits>"
+ChangeId = NewType("ChangeId", int)
+ActionId = NewType("ActionId", str)
+
+Phases = dict[str, float]  # phase name -> seconds, in the order in which they happened
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One application and how many replicas of it are wished where."""
+
+    name: PoolName
+    application: Application
+    hosts: tuple[HostName, ...]
+    builder: HostName
+    replica_name: str = ""  # with {n} for the number; "" in the file means "<pool>{n}"
+    replicas: int = 0  # the first wish, when the pool is new to the daemon
+    min: int = 0
+    max: int = 16
+    keep_generations: int = 2
+
+    def replica(self, number: int) -> ReplicaName:
+        """Return the name of the replica with that number, counted from 1."""
+        return ReplicaName(self.replica_name.replace("{n}", str(number)))
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine that runs replicas, and how it is reached."""
+
+    name: HostName
+    kind: Literal["local", "ssh"] = "ssh"
+    address: str = "127.0.0.1"
+    port: int = 22
+    user: str = "root"
+    key_file: str = ""
+    known_hosts_file: str = ""
+    publish_address: str = ""  # "" means `address`: where clients reach published ports
+    publish_ports: str = "20000-20999"  # the first and the last port that replicas may take
+    max_replicas: int = 100
+    agent_dir: str = "/var/lib/poold-agent"
+    python: str = "python3"
+
+    @property
+    def published_at(self) -> str:
+        """The address at which clients reach this host's replicas."""
+        return self.publish_address or self.address
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a generation is. Sealed: its digest is the generation's address."""
+
+    pool: PoolName
+    build: ActionId  # the action that built it; also on the containers as a label
+    fingerprint: str  # Application.fingerprint
+    image: str
+    image_id: str  # the engine's content id of the image, "sha256:…" or bare hex
+    archive_sha256: str  # of the uncompressed checkpoint archive
+    archive_bytes: int
+    packed_sha256: str  # of the archive as it travels and rests (zstd)
+    packed_bytes: int
+    engine: str  # "podman 5.8.6"
+    runtime: str  # "runc 1.3.6"
+    criu: str
+    kernel: str
+    machine: str  # "x86_64"
+    cpu_flags: tuple[str, ...]
+    created_at: float
+    criu_settings: tuple[str, ...] = ()  # lines of CRIU's configuration file, as used
+    cold_seconds: float = 0.0  # action begun -> first successful probe
+    readiness: str = ""  # how ready was proven, in words
+    phases: Phases = field(default_factory=dict)  # of the build up to sealing
+    format: int = 1
+
+    def digest(self) -> Digest:
+        """Return the address of the generation: the digest of the manifest's canonical JSON."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return Digest("sha256:" + hashlib.sha256(text.encode()).hexdigest())
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A sealed and proven manifest, numbered per pool from 1."""
+
+    pool: PoolName
+    number: int
+    digest: Digest
+    manifest: Manifest
+    builder: HostName
+    proven_at: float
+
+
+ReplicaState = Literal[
+    "waiting",  # wished, not placed or waiting for a generation
+    "starting",  # an action for it is under way
+    "ready",  # answered its readiness probe
+    "moving",
+    "removing",
+    "unknown",  # its host cannot be reached; the name stays reserved
+    "failed",  # every rung of the ladder failed; tried again later
+]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A named running copy, as the daemon last knew it."""
+
+    name: ReplicaName
+    pool: PoolName
+    state: ReplicaState
+    host: Optional[HostName] = None
+    address: Optional[str] = None  # "10.77.0.11:20000", where clients reach it
+    container_id: Optional[str] = None
+    method: Optional[Literal["cold", "restore", "move"]] = None
+    generation: Optional[int] = None
+    started_at: Optional[float] = None
+    seconds: Optional[float] = None  # action begun -> first successful probe
+    phases: Phases = field(default_factory=dict)
+    reason: str = ""  # why it is not ready, or by which step of the ladder it came up
+
+
+ChangeKind = Literal["scale", "restore", "remove", "move", "checkpoint"]
+ChangeState = Literal["pending", "settled", "failed"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One accepted wish. Settled: nothing is left to do for it; failed: the reason is said."""
+
+    id: ChangeId
+    pool: PoolName
+    kind: ChangeKind
+    wish: dict[str, object]  # what was asked, for example {"replicas": 3}
+    actor: str
+    created_at: float
+    state: ChangeState = "pending"
+    progress: str = ""  # one sentence: what is happening now
+    seq: int = 0  # rises with every update, for waiting on news
+    reason: str = ""
+    problem: Optional[dict[str, object]] = None  # Problem.to_json, when failed
+    phases: Phases = field(default_factory=dict)
+    settled_at: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class HostStatus:
+    """What is known of a host now."""
+
+    name: HostName
+    state: Literal["up", "connecting", "unknown"]
+    boot_id: str = ""
+    seen_at: Optional[float] = None
+    facts: dict[str, str] = field(default_factory=dict)  # versions, kernel, python
+    disk_free_bytes: Optional[int] = None
+    memory_free_bytes: Optional[int] = None
+    reason: str = ""
