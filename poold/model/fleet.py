@@ -41,6 +41,14 @@ class Pool:
         """Return the name of the replica with that number, counted from 1."""
         return ReplicaName(self.replica_name.replace("{n}", str(number)))
 
+    def number(self, name: str) -> Optional[int]:
+        """Return the number in a replica's name, None for a name that is not of this pool."""
+        before, _, after = self.replica_name.partition("{n}")
+        digits = name[len(before) : len(name) - len(after)]
+        if not (digits.isascii() and digits.isdigit() and digits[0] != "0" and len(digits) < 7):
+            return None
+        return int(digits) if self.replica(int(digits)) == name else None
+
 
 @dataclass(frozen=True)
 class Host:
@@ -173,3 +181,14 @@ class HostStatus:
     disk_free_bytes: Optional[int] = None
     memory_free_bytes: Optional[int] = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """A pool in one line: how many replicas are wished, how many are ready, what goes on."""
+
+    name: PoolName
+    desired: int
+    ready: int
+    generation: Optional[int]  # the number of the current generation, None before the first
+    sentence: str  # "hello 1/3: thawing hello2, hello3"

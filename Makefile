@@ -1,0 +1,53 @@
+# The commands of the project; each installs what it needs (Debian packages only as root).
+#
+#   make demo     the whole story with WildFly on two lab hosts; leaves build/demo.json
+#   make test     lint, types, layers and every test
+#   make lint     the checks that need no lab
+#   make lab      a lab of two hosts, left running
+#   make clean    labs, build output and the virtual environment; the lab's cache stays
+#   make lock     renew the pinned dependencies
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := .ci/requirements.lock
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo test lint lab clean lock
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(VENV)/.ready: pyproject.toml $(LOCK) .ci/setup
+	.ci/setup $(VENV) $(LOCK)
+	@touch $@
+
+setup: $(VENV)/.ready
+
+demo: setup
+	$(BIN)/poold demo --output build/demo.json
+
+lab: setup
+	$(BIN)/poold lab up --hosts 2
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	@mkdir -p build
+	.ci/setup --tools $(VENV)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(PYTEST_ARGS)
+
+clean:
+	-test -x $(BIN)/poold && $(BIN)/poold lab down --all
+	rm -rf build dist $(VENV)
+
+# The lock names no index: the machine's own pip configuration decides where packages come from.
+lock:
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+	  --group dev pyproject.toml --output-file $(LOCK)
