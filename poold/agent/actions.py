@@ -1,0 +1,163 @@
+"""All that the agent does on its host, one method call per request.
+
+Flows in: a request, the id of its action, where to report progress. Flows out: the request's
+answer or a Problem. Composition only: what an action does is told in the modules it is handed to;
+joining, recording and deadlines of actions are the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from poold.agent import examine
+from poold.agent.bringup import BringUp
+from poold.agent.builds import Builds
+from poold.agent.engines.base import Engine
+from poold.agent.folders import Folders
+from poold.agent.generations import Generations
+from poold.agent.images import Images
+from poold.agent.messages import (
+    Build,
+    Capture,
+    Discard,
+    Done,
+    Examine,
+    ExportImage,
+    FindImage,
+    ImportImage,
+    Logs,
+    Observe,
+    Progress,
+    Remove,
+    Request,
+    Restore,
+    Resume,
+    Stage,
+    Start,
+)
+from poold.agent.moves import Moves
+from poold.agent.observing import Observing
+from poold.agent.records import Records
+from poold.agent.replicas import Replicas
+from poold.errors import Permanent, Problem, Refused, Temporary
+
+R = TypeVar("R")
+Report = Callable[[Progress], None]
+
+
+class Actions:
+    """The agent's actions on one host. `running` tells the ids of the actions under way."""
+
+    def __init__(
+        self, root: Path, run: Path, engine: Engine, running: Callable[[], tuple[str, ...]]
+    ) -> None:
+        folders = Folders(root)
+        folders.make()
+        self._run = run
+        self._names = _NameLocks()
+        self._folders = folders
+        self._engine = engine
+        records = Records(folders)
+        store = self._generations = Generations(folders)
+        bring_up = BringUp(engine, lambda: _taken(records))
+        lock = self._names.hold
+        self._replicas = Replicas(folders, engine, records, store, bring_up, lock)
+        self._builds = Builds(folders, engine, store, bring_up, self._replicas)
+        self._moves = Moves(folders, engine, records, store, bring_up, lock)
+        self._images = Images(folders, engine)
+        self._observing = Observing(folders, engine, records, store, running, self._names.held)
+
+    async def handle(self, request: Request[R], *, action: str, report: Report) -> R:
+        """Do one action; see `poold.agent.messages` for what each promises."""
+        try:
+            return cast("R", await self._do(request, action, report))
+        except OSError as error:
+            raise _file_trouble(request.verb, error) from error
+
+    async def _do(self, request: Any, action: str, report: Report) -> Any:
+        if isinstance(request, Observe):
+            return await self._observing.observe(request)
+        if isinstance(request, Start):
+            return await self._replicas.start(request, action, report)
+        if isinstance(request, Restore):
+            return await self._replicas.restore(request, report)
+        if isinstance(request, Remove):
+            return await self._replicas.remove(request)
+        if isinstance(request, Logs):
+            return await self._replicas.logs(request)
+        if isinstance(request, Build):
+            return await self._builds.build(request, action, report)
+        if isinstance(request, Capture):
+            return await self._moves.capture(request, action, report)
+        if isinstance(request, Resume):
+            return await self._moves.resume(request)
+        if isinstance(request, Stage):
+            with self._folders.scratch(action) as scratch:
+                return Done(await self._generations.stage(request.digest, scratch, report))
+        if isinstance(request, Discard):
+            discard = self._generations.discard
+            return Done(
+                await asyncio.get_running_loop().run_in_executor(None, discard, request.digest)
+            )
+        if isinstance(request, FindImage):
+            return await self._images.find(request)
+        if isinstance(request, ExportImage):
+            with self._folders.scratch(action) as scratch:
+                return await self._images.export(request, scratch, report)
+        if isinstance(request, ImportImage):
+            return await self._images.import_(request, report)
+        if isinstance(request, Examine):
+            return await examine.examine(request, self._engine, self._folders, self._run)
+        raise Refused("action.unknown", f"cannot do {type(request).__name__}: no such action")
+
+
+class _NameLocks:
+    """One action at a time per replica name; a name that nobody holds costs nothing."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._users: dict[str, int] = {}
+
+    @contextlib.asynccontextmanager
+    async def hold(self, name: str) -> AsyncIterator[None]:
+        """Wait for the name and hold it for the block."""
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        self._users[name] = self._users.get(name, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name], self._locks[name]
+
+    def held(self, name: str) -> bool:
+        """Whether an action for that name is under way or waiting."""
+        return name in self._users
+
+
+def _file_trouble(verb: str, error: OSError) -> Problem:
+    """Translate what the agent's own files met; programs' errors are translated where they run."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Temporary(
+            "host.disk-full",
+            f"cannot {verb}: the disk is full at {error.filename or 'the agent folder'}",
+            hint="free some space under the agent's folder",
+        )
+    return Permanent(
+        "host.file-trouble",
+        f"cannot {verb}: {error}",
+        hint="look at the agent's folder and its disk on that host",
+    )
+
+
+def _taken(records: Records) -> frozenset[int]:
+    """Return the ports of all replicas on record: a captured one will want its own back."""
+    return frozenset(
+        port for record in records.all().values() for port in record.published.values()
+    )

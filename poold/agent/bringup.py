@@ -1,0 +1,254 @@
+"""From a container that podman starts or restores to one that answers its readiness probe.
+
+Flows in: a placement, an application, and the engine's call that makes the container on given
+ports. Flows out: where it is published and how long each phase took, or a Problem, and then nothing
+of it is left. It knows neither generations nor records; cold starts, restores, builds and proofs
+all go through here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Optional
+
+from poold.agent import hooks, probe
+from poold.agent.engines.base import Container, Engine, Executed, Published
+from poold.agent.http import Target
+from poold.agent.messages import Placement
+from poold.agent.ports import PortRange, Ports, bind_address
+from poold.agent.probe import Reach
+from poold.agent.process import finish
+from poold.errors import Problem, Refused, Temporary
+from poold.model.application import Application
+from poold.model.fleet import Phases
+
+FLEET, POOL, BUILD = "io.poold.fleet", "io.poold.pool", "io.poold.build"
+_UNDO_SECONDS = 8.0
+_PORT_RACES = 5
+_LOG_LINES = 20
+
+log = logging.getLogger(__name__)
+
+Create = Callable[[tuple[Published, ...]], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Up:
+    """A container that answered its readiness probe; `seconds` since the action began."""
+
+    container_id: str
+    address: str
+    published: dict[str, int]
+    reach: Reach
+    seconds: float
+    phases: Phases
+
+
+class BringUp:
+    """Makes containers ready on an engine; `taken` tells which ports are spoken for."""
+
+    def __init__(self, engine: Engine, taken: Callable[[], frozenset[int]]) -> None:
+        self._engine = engine
+        self._ports = Ports()
+        self._taken = taken
+        self._suspects: set[int] = set()
+
+    async def ready(
+        self,
+        placement: Placement,
+        application: Application,
+        create: Create,
+        *,
+        phase: str,
+        began: float,
+        after_restore: bool = False,
+    ) -> Up:
+        """Make a container, call its hook where asked, and probe it until it is ready.
+
+        `began` is the monotonic time at which the action began. Failing or cancelled, whatever was
+        made of it is removed first.
+        """
+        # Not probed before podman has returned: that would win 12 ms, and for 40 ms podman itself
+        # listens on the published port, where a connection is accepted and never answered.
+        name = placement.name
+        clock = _Phases(began)
+        published: tuple[Published, ...] = ()
+        try:
+            container_id, published = await self._create(placement, application, create)
+            clock.mark(phase)
+            reach = self.reach(name, application, published)
+            hook = application.after_restore if after_restore else None
+            if hook is not None:
+                await hooks.call(hook, "after_restore", reach, placement.pool)
+                clock.mark("hook")
+            moment = await self.until_ready(container_id, application, reach)
+            clock.mark("ready", moment)
+        except BaseException as error:
+            if isinstance(error, Problem) and error.code == "probe.deadline":
+                # A podman that was killed leaves a rule behind that leads its port nowhere: whoever
+                # is published there next never answers. The next attempt takes another one.
+                self._suspects.update(port.host_port for port in published)
+            if not (isinstance(error, Problem) and error.code == "replica.foreign-name"):
+                await undone(self.remove_own(placement.fleet, name))
+            raise
+        address = reach_address(placement.publish_address, published[0].host_port)
+        ports = {str(port.container_port): port.host_port for port in published}
+        return Up(container_id, address, ports, reach, moment - began, clock.phases)
+
+    async def until_ready(self, container_id: str, application: Application, reach: Reach) -> float:
+        """Probe a running container; one that ended is told with its last output."""
+        died = functools.partial(self._engine.wait_exit, container_id)
+        try:
+            return await probe.until_ready(application.readiness, reach, died)
+        except Problem as error:
+            if error.code in ("replica.exited", "probe.deadline") and not error.detail:
+                error.detail = "\n".join(await self._last_lines(container_id))
+            raise
+
+    def reach(
+        self,
+        name: str,
+        application: Application,
+        published: tuple[Published, ...],
+    ) -> Reach:
+        """Say how this host reaches the container: as clients do where the address is its own."""
+
+        async def execute(
+            command: tuple[str, ...], stdin: bytes, timeout_seconds: float
+        ) -> Executed:
+            return await self._engine.execute(
+                name, command, stdin=stdin, timeout_seconds=timeout_seconds
+            )
+
+        targets = {
+            port.container_port: Target(port.address or "127.0.0.1", port.host_port)
+            for port in published
+        }
+        return Reach(name, application.port, targets, execute)
+
+    async def remove_own(self, fleet: str, name: str) -> None:
+        """Remove a container of this fleet by name, at once; anybody else's is left alone."""
+        container = await self._engine.find(name)
+        if container is not None and is_ours(container, fleet):
+            await self._engine.remove(container.container_id, stop_timeout_seconds=0)
+
+    async def _create(
+        self, placement: Placement, application: Application, create: Create
+    ) -> tuple[str, tuple[Published, ...]]:
+        """Make the container on free ports; a port lost to a stranger is replaced by the next."""
+        among = PortRange.parse(placement.publish_ports)
+        address = bind_address(placement.publish_address)
+        wanted = (application.port, *application.extra_ports)
+        lost: set[int] = set()
+        problem: Optional[Problem] = None
+        for _ in range(_PORT_RACES):
+            taken = self._taken() | lost
+            if any(port not in taken | self._suspects for port in among):
+                taken |= self._suspects
+            with self._ports.reserve(among, len(wanted), address=address, taken=taken) as chosen:
+                published = tuple(
+                    Published(inside, outside, address) for inside, outside in zip(wanted, chosen)
+                )
+                try:
+                    return await self._create_named(placement, create, published), published
+                except Problem as error:
+                    if error.code != "engine.port-taken":
+                        raise
+                    problem = error
+                lost.update(chosen)
+                await self.remove_own(placement.fleet, placement.name)
+        raise Temporary(
+            "host.ports-contended",
+            f"cannot publish {placement.name}: {_PORT_RACES} ports in a row were taken meanwhile",
+            hint="see what else takes ports of this range: ss -ltnp",
+            detail=problem.detail if problem else "",
+        )
+
+    async def _create_named(
+        self, placement: Placement, create: Create, published: tuple[Published, ...]
+    ) -> str:
+        """Make the container; a half-made one of ours in its way goes first.
+
+        Asking podman only when the name is taken saves a listing on each start and restore.
+        """
+        try:
+            return await create(published)
+        except Problem as error:
+            if error.code != "engine.name-taken":
+                raise
+        await self.clear_name(placement)
+        try:
+            return await create(published)
+        except Problem as error:
+            if error.code != "engine.name-taken":
+                raise
+            raise foreign(placement.name) from error
+
+    async def clear_name(self, placement: Placement) -> None:
+        """Remove what an earlier action left under the name; Refused when it is somebody else's."""
+        container = await self._engine.find(placement.name)
+        if container is None:
+            return
+        if not is_ours(container, placement.fleet):
+            raise foreign(placement.name, container)
+        log.info("removing a half-made %s", placement.name, extra={"action": "half_made_removed"})
+        await self._engine.remove(container.container_id, stop_timeout_seconds=0)
+
+    async def _last_lines(self, container_id: str) -> tuple[str, ...]:
+        try:
+            return await self._engine.logs(container_id, _LOG_LINES)
+        except Problem:
+            return ()
+
+
+class _Phases:
+    """Cuts the time since the beginning into phases."""
+
+    def __init__(self, began: float) -> None:
+        self.phases: Phases = {}
+        self._last = began
+
+    def mark(self, phase: str, moment: Optional[float] = None) -> None:
+        now = time.monotonic() if moment is None else moment
+        self.phases[phase] = round(now - self._last, 4)
+        self._last = now
+
+
+def is_ours(container: Container, fleet: str) -> bool:
+    """Whether poold made it, for this fleet: the label tells, never the name."""
+    return container.labels.get(FLEET) == fleet
+
+
+def foreign(name: str, container: Optional[Container] = None) -> Refused:
+    """Say that a name belongs to somebody else."""
+    which = f" ({container.container_id[:12]})" if container else ""
+    return Refused(
+        "replica.foreign-name",
+        f"cannot use the name {name}: a container that poold did not make has it{which}",
+        hint=f"rename or remove that container (podman rename {name} …), or choose another name",
+    )
+
+
+def reach_address(publish_address: str, port: int) -> str:
+    """Return "address:port" as clients write it."""
+    return f"[{publish_address}]:{port}" if ":" in publish_address else f"{publish_address}:{port}"
+
+
+async def undone(work: Awaitable[None]) -> None:
+    """Clean up to the end, within a bound, even when cancelled (again) meanwhile.
+
+    The clean-up's own failure is logged: what failed before it matters more to the caller.
+    """
+
+    async def bounded() -> None:
+        try:
+            await asyncio.wait_for(work, _UNDO_SECONDS)
+        except (Problem, OSError, asyncio.TimeoutError) as error:
+            log.warning("cannot clean up: %s", error, extra={"action": "clean_up_failed"})
+
+    await finish(bounded())

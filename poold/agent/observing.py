@@ -1,0 +1,166 @@
+"""One look at the host: what is there, and sweeping up what no running action owns.
+
+Flows in: Observe. Flows out: an Observation from one listing of containers and the agent's own
+files. Only the agent's own left-overs are removed: scratch folders, build and proof containers of
+this fleet, records without a container. What a replica should be is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from poold.agent.bringup import BUILD, POOL, is_ours
+from poold.agent.builds import BUILD_PREFIX, PROOF_PREFIX
+from poold.agent.engines.base import Container, Engine
+from poold.agent.folders import Folders, free_bytes
+from poold.agent.generations import Generations
+from poold.agent.messages import ContainerFact, Observation, Observe
+from poold.agent.records import Record, Records
+
+_STALE_SECONDS = 3600.0  # a temporary image archive that nobody fetched
+
+
+class Observing:
+    """Looks at this host. `running` tells the ids of the actions under way, `busy` their names."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        engine: Engine,
+        records: Records,
+        store: Generations,
+        running: Callable[[], tuple[str, ...]],
+        busy: Callable[[str], bool],
+    ) -> None:
+        self._folders = folders
+        self._engine = engine
+        self._records = records
+        self._generations = store
+        self._running = running
+        self._busy = busy
+
+    async def observe(self, request: Observe) -> Observation:
+        """Look and sweep.
+
+        What exists is listed before the running actions are: what was there before and belongs to
+        none of them has lost its action.
+        """
+        records = self._records.all()
+        scratch = list(self._folders.work.iterdir())
+        containers = await self._engine.containers()
+        running = self._running()
+        self._sweep_files(scratch, running)
+        self._forget_gone(records, containers, request.fleet)
+        kept = await self._sweep_containers(containers, running, request.fleet)
+        facts = [self._fact(container, records, request) for container in kept]
+        return Observation(
+            boot_id=boot_id(),
+            now=time.time(),
+            containers=tuple(fact for fact in facts if fact.ours or fact.name in request.names),
+            generations=self._generations.list(),
+            running_actions=running,
+            facts=await self._facts(),
+            disk_free_bytes=free_bytes(self._folders.root),
+            memory_free_bytes=memory_free_bytes(),
+        )
+
+    def _fact(
+        self, container: Container, records: dict[str, Record], request: Observe
+    ) -> ContainerFact:
+        if not is_ours(container, request.fleet):
+            return ContainerFact(
+                container.name, container.container_id, False, "", "foreign", container.running,
+                container.status,
+            )  # fmt: skip
+        record = records.get(container.name)
+        if record is not None and record.container_id != container.container_id:
+            record = None
+        role: str = "replica"
+        if container.name.startswith(BUILD_PREFIX):
+            role = "build"
+        elif container.name.startswith(PROOF_PREFIX):
+            role = "proof"
+        elif record is not None and record.frozen and not container.running:
+            role = "captured"
+        return ContainerFact(
+            name=container.name,
+            container_id=container.container_id,
+            ours=True,
+            pool=container.labels.get(POOL, ""),
+            role=role,  # type: ignore[arg-type]
+            running=container.running,
+            status=container.status,
+            build=container.labels.get(BUILD, ""),
+            digest=record.digest if record else "",
+            method=record.method if record else "",
+            address=record.address if record else "",
+            started_at=record.started_at if record else container.started_at,
+            ready=record is not None and container.running,
+        )
+
+    def _sweep_files(self, scratch: list[Path], running: tuple[str, ...]) -> None:
+        for folder in scratch:
+            if folder.name not in running:
+                shutil.rmtree(folder, ignore_errors=True)
+        for archive in self._folders.images.iterdir():
+            with contextlib.suppress(OSError):
+                if time.time() - archive.stat().st_mtime > _STALE_SECONDS:
+                    archive.unlink()
+
+    def _forget_gone(
+        self, records: dict[str, Record], containers: tuple[Container, ...], fleet: str
+    ) -> None:
+        """Forget replicas whose container went away; one replaced meanwhile is kept."""
+        present = {container.container_id for container in containers}
+        for name, record in list(records.items()):
+            if (
+                record.fleet == fleet
+                and record.container_id not in present
+                and not self._busy(name)
+            ):
+                seen = record.container_id
+                self._records.forget(name, unless=lambda now, seen=seen: now.container_id != seen)  # type: ignore[misc]
+                del records[name]
+
+    async def _sweep_containers(
+        self, containers: tuple[Container, ...], running: tuple[str, ...], fleet: str
+    ) -> list[Container]:
+        """Remove builds and proofs of this fleet whose action is gone; return the others."""
+        kept = []
+        for container in containers:
+            temporary = container.name.startswith((BUILD_PREFIX, PROOF_PREFIX))
+            owned = container.labels.get(BUILD, "") in running
+            if temporary and is_ours(container, fleet) and not owned:
+                await self._engine.remove(container.container_id, stop_timeout_seconds=0)
+            else:
+                kept.append(container)
+        return kept
+
+    async def _facts(self) -> dict[str, str]:
+        versions = await self._engine.versions()
+        return {
+            "engine": versions.engine,
+            "runtime": versions.runtime,
+            "criu": versions.criu,
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        }
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def memory_free_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return what can be allocated without swapping, by the kernel's estimate."""
+    for line in meminfo.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0

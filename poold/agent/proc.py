@@ -1,0 +1,68 @@
+"""Processes of a container, seen from the host through /proc.
+
+Flows in: the id of a container's first process. Flows out: its brothers, their memory, the moment
+of its end. It knows no engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+_POLL_SECONDS = 0.25
+_PROC = Path("/proc")
+
+
+def in_pid_namespace_of(pid: int) -> tuple[Path, ...]:
+    """Return /proc/<id> of each process in the PID namespace of `pid`; none when it is gone."""
+    try:
+        namespace = (_PROC / str(pid) / "ns/pid").readlink()
+    except OSError:
+        return ()
+    return tuple(
+        entry for entry in _PROC.iterdir() if entry.name.isdigit() and _is_in(entry, namespace)
+    )
+
+
+def resident_bytes(pid: int) -> int:
+    """Sum the resident memory of every process in the PID namespace of `pid`."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = 0
+    for process in in_pid_namespace_of(pid):
+        with contextlib.suppress(OSError):
+            total += int((process / "statm").read_text().split()[1]) * page
+    return total
+
+
+async def ended(pid: int) -> None:
+    """Return when a process, not a child of ours, has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):  # a kernel before 5.3, or a Python built for one
+        while is_there(pid):  # noqa: ASYNC110 - those have no event for it
+            await asyncio.sleep(_POLL_SECONDS)
+        return
+    loop = asyncio.get_running_loop()
+    end = asyncio.Event()
+    loop.add_reader(descriptor, end.set)
+    try:
+        await end.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process of that id exists."""
+    return (_PROC / str(pid)).exists()
+
+
+def _is_in(process: Path, namespace: Path) -> bool:
+    try:
+        return (process / "ns/pid").readlink() == namespace
+    except OSError:
+        return False

@@ -1,0 +1,236 @@
+"""Replicas of this host: started cold, restored, removed, their output read.
+
+Flows in: Start, Restore, Remove, Logs. Flows out: Started and its record. Idempotent by name: a
+ready replica is answered from its record, what an interrupted action left is replaced, somebody
+else's container is never touched. It does not decide which replicas there should be.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Callable, Optional
+
+from poold.agent import criu
+from poold.agent.bringup import (
+    BUILD,
+    FLEET,
+    POOL,
+    BringUp,
+    Create,
+    Up,
+    foreign,
+    is_ours,
+    undone,
+)
+from poold.agent.engines.base import Engine, Launch, Published
+from poold.agent.folders import Folders, safe_name, write_whole
+from poold.agent.generations import Generations
+from poold.agent.messages import (
+    Done,
+    LogLines,
+    Logs,
+    Placement,
+    Progress,
+    Remove,
+    Restore,
+    Start,
+    Started,
+)
+from poold.agent.records import Record, Records
+from poold.errors import Permanent, Refused
+from poold.model.application import Application
+
+Report = Callable[[Progress], None]
+NameLock = Callable[[str], AbstractAsyncContextManager[None]]
+RESTORE_SECONDS = 300.0  # podman's part of one restore
+
+
+class Replicas:
+    """What can be done with replicas, one action at a time per name (`name_lock`)."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        engine: Engine,
+        records: Records,
+        generations: Generations,
+        bring_up: BringUp,
+        name_lock: NameLock,
+    ) -> None:
+        self._folders = folders
+        self._engine = engine
+        self._records = records
+        self._generations = generations
+        self._bring_up = bring_up
+        self._lock = name_lock
+
+    async def start(self, request: Start, action: str, report: Report) -> Started:
+        """Start cold from the image; its record then says "cold"."""
+        began = time.monotonic()
+        placement, application = request.placement, request.application
+        safe_name(placement.name)
+        async with self._lock(placement.name):
+            existing = await self._existing(placement, digest=None)
+            if existing is not None:
+                return existing
+            report(Progress("starting cold"))
+            with self._folders.scratch(action) as scratch:
+                create = self.cold(placement, application, action, scratch)
+                up = await self._bring_up.ready(
+                    placement, application, create, phase="create", began=began
+                )
+            return await self._remember(placement, up, method="cold", digest="")
+
+    async def restore(self, request: Restore, report: Report) -> Started:
+        """Restore from a staged generation; the archive is only looked at, not read again."""
+        began = time.monotonic()
+        placement, application = request.placement, request.application
+        safe_name(placement.name)
+        async with self._lock(placement.name):
+            existing = await self._existing(placement, digest=request.digest)
+            if existing is not None:
+                return existing
+            manifest, archive = await self._generations.staged(request.digest)
+            if manifest.machine != platform.machine():
+                raise Permanent(
+                    "generation.other-machine",
+                    f"cannot restore {placement.name}: the checkpoint was made on"
+                    f" {manifest.machine}, this host is {platform.machine()}",
+                    hint="pool only hosts of one architecture",
+                )
+            report(Progress("restoring"))
+            up = await self.thawed(placement, application, archive, began)
+            return await self._remember(placement, up, method=request.method, digest=request.digest)
+
+    async def thawed(
+        self, placement: Placement, application: Application, archive: Path, began: float
+    ) -> Up:
+        """Restore an archive under the placement's name until it is ready, hook included."""
+        write_criu_config(self._folders, placement.pool, application)
+
+        async def create(published: tuple[Published, ...]) -> str:
+            return await self._engine.restore(
+                archive, placement.name, published, deadline_seconds=RESTORE_SECONDS
+            )
+
+        return await self._bring_up.ready(
+            placement, application, create, phase="restore", began=began, after_restore=True
+        )
+
+    def cold(
+        self, placement: Placement, application: Application, action: str, scratch: Path
+    ) -> Create:
+        """Return the engine's call that starts the application cold on given ports."""
+        config = write_criu_config(self._folders, placement.pool, application)
+        labels = {FLEET: placement.fleet, POOL: placement.pool, BUILD: action}
+        for volume in application.volumes:
+            if volume.source.startswith("/") and not Path(volume.source).exists():
+                raise Permanent(
+                    "volume.missing",
+                    f"cannot start {placement.name}: the volume's folder {volume.source} is not"
+                    " on this host",
+                    hint="create it on every host of the pool",
+                )
+
+        async def create(published: tuple[Published, ...]) -> str:
+            launch = Launch(placement.name, application, labels, config, published, scratch)
+            return await self._engine.run(launch)
+
+        return create
+
+    async def remove(self, request: Remove) -> Done:
+        """Stop and remove; the record goes after the container."""
+        name = request.name
+        async with self._lock(name):
+            container = await self._engine.find(request.container_id or name)
+            if container is None:
+                gone = request.container_id
+                self._records.forget(name, unless=lambda kept: gone not in ("", kept.container_id))
+                return Done(changed=False)
+            if not is_ours(container, request.fleet) or container.name != name:
+                raise foreign(name, container)
+            await self._engine.remove(
+                container.container_id, stop_timeout_seconds=request.stop_timeout_seconds
+            )
+            removed = container.container_id
+            self._records.forget(name, unless=lambda kept: kept.container_id != removed)
+            return Done()
+
+    async def logs(self, request: Logs) -> LogLines:
+        """Return a replica's last lines."""
+        container = await self._engine.find(request.name)
+        if container is None:
+            raise Refused(
+                "replica.unknown", f"cannot read the output of {request.name}: no such replica here"
+            )
+        if not is_ours(container, request.fleet):
+            raise foreign(request.name, container)
+        return LogLines(await self._engine.logs(container.container_id, request.tail))
+
+    async def _existing(self, placement: Placement, digest: Optional[str]) -> Optional[Started]:
+        """Answer for a replica that is ready already; make way for what is dead.
+
+        No record: nothing is asked of the engine, podman says itself when the name is taken.
+        """
+        record = self._records.read(placement.name)
+        if record is None:
+            return None
+        container = await self._engine.find(placement.name)
+        if container is None:
+            self._records.forget(placement.name)
+            return None
+        if not is_ours(container, placement.fleet):
+            raise foreign(placement.name, container)
+        if container.container_id == record.container_id:
+            if container.running and digest in (None, record.digest):
+                return record.started
+            if container.running:
+                raise Refused(
+                    "replica.already-runs",
+                    f"cannot restore {placement.name}: it runs already, from something else",
+                    hint=f"remove it first: poold rm {placement.name}",
+                )
+            if record.frozen:
+                raise Refused(
+                    "replica.captured",
+                    f"cannot start {placement.name}: it is frozen here, in the middle of a move",
+                    hint="let the move end; the daemon thaws it here or forgets it",
+                )
+        await self._bring_up.clear_name(placement)
+        self._records.forget(placement.name)
+        return None
+
+    async def _remember(self, placement: Placement, up: Up, *, method: str, digest: str) -> Started:
+        record = Record(
+            name=placement.name,
+            fleet=placement.fleet,
+            pool=placement.pool,
+            container_id=up.container_id,
+            method=method,  # type: ignore[arg-type]
+            address=up.address,
+            published=up.published,
+            started_at=time.time(),
+            seconds=round(up.seconds, 4),
+            digest=digest,
+            phases=up.phases,
+        )
+        try:
+            self._records.write(record)
+        except OSError:
+            await undone(self._bring_up.remove_own(placement.fleet, placement.name))
+            raise
+        return record.started
+
+
+def write_criu_config(folders: Folders, pool: str, application: Application) -> Path:
+    """Write the pool's CRIU configuration where its containers' annotation points."""
+    path = folders.criu_config(pool)
+    text = "".join(
+        f"{line}\n" for line in criu.settings(application.checkpoint.scan_paths)
+    ).encode()
+    if not path.exists() or path.read_bytes() != text:
+        write_whole(path, text)
+    return path

@@ -1,0 +1,71 @@
+"""One contract for both engines: the memory engine here, podman on a lab host."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from poold.agent.engines.memory import MemoryEngine
+from poold.hosts.bundle import build_bundle
+from poold.lab import Lab
+
+_SOURCE = Path(__file__).with_name("engine_cases.py")
+
+
+def _cases() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("engine_cases", _SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES = _cases()
+
+
+@pytest.mark.parametrize("case", CASES.CASES)
+async def test_the_memory_engine_keeps_the_contract(case: str, tmp_path: Path) -> None:
+    """What simulated fleets are built on behaves as the real engine does."""
+    images = {"hello": "1" * 64}
+    engine = MemoryEngine(images=images, storage=tmp_path)
+    try:
+        await CASES.run_case(engine, case, "hello", tmp_path)
+    finally:
+        await engine.close()
+
+
+@pytest.fixture(scope="module")
+def podman_outcomes(lab: Lab) -> Iterator[dict[str, str]]:
+    """Run all cases on a lab host, in one go: each error by its case, "" for none."""
+    host = lab.hosts()[0]
+    program = "/var/tmp/poold-contract.pyz"
+    bundle = build_bundle(
+        {
+            "engine_cases.py": _SOURCE.read_bytes(),
+            "__main__.py": b"import engine_cases\n\nengine_cases.main()\n",
+        }
+    )
+    put = host.exec_argv(["dd", f"of={program}", "status=none"])
+    subprocess.run(put, input=bundle.content, check=True)
+    image = "localhost/poold-lab/tomcat:latest"
+    try:
+        said = lab.exec(host.name, "python3", program, "podman", image, *CASES.CASES)
+        outcomes = [json.loads(line) for line in said.splitlines()]
+        yield {outcome["case"]: outcome["error"] for outcome in outcomes}
+    finally:
+        lab.exec(host.name, "rm", "-f", program)
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES.CASES)
+def test_podman_keeps_the_contract(case: str, podman_outcomes: dict[str, str]) -> None:
+    """The real thing, with runc and CRIU."""
+    assert podman_outcomes[case] == ""

@@ -1,0 +1,81 @@
+"""Small parts below generations: files that are whole, space that is there, names that are safe."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from poold.agent import folders
+from poold.agent.freezing import cpu_flags
+from poold.agent.generations import Generations, pack, sha256_of
+from poold.errors import Problem, Refused
+from poold.model.fleet import Digest
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    """A reader sees the old or the new content; nothing else is left beside it."""
+    path = tmp_path / "record.json"
+    folders.write_whole(path, b"old")
+    folders.write_whole(path, b"new", durable=True)
+    assert path.read_bytes() == b"new"
+    assert [found.name for found in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_needs_on_one_file_system_add_up(tmp_path: Path) -> None:
+    """Two folders on the same disk do not both get all of it."""
+    free = folders.free_bytes(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    folders.require_space([(tmp_path, free // 3), (other, free // 3)], "freeze hello")
+    with pytest.raises(Problem) as caught:
+        folders.require_space([(tmp_path, free // 3 * 2), (other, free // 3 * 2)], "freeze hello")
+    assert caught.value.code == "host.disk-full"
+    assert caught.value.message.startswith("cannot freeze hello: about ")
+
+
+def test_a_scratch_folder_goes_with_its_action(tmp_path: Path) -> None:
+    """Also when the action fails; an earlier one's rest is not inherited."""
+    place = folders.Folders(tmp_path)
+    place.make()
+    (place.work / "a1").mkdir()
+    (place.work / "a1" / "rest").write_text("old")
+    with place.scratch("a1") as scratch:
+        assert list(scratch.iterdir()) == []
+    with pytest.raises(FileNotFoundError), place.scratch("a1") as scratch:
+        (scratch / "missing").read_text()
+    assert list(place.work.iterdir()) == []
+
+
+async def test_packing_digests_what_it_compresses(tmp_path: Path) -> None:
+    """Both digests are those of the files, and progress is reported."""
+    archive = tmp_path / "archive.tar"
+    archive.write_bytes(os.urandom(1 << 20) + bytes(1 << 20))
+    news: list[str] = []
+    packed = await pack(archive, lambda progress: news.append(progress.text))
+    stop = threading.Event()
+    assert packed.archive_sha256 == sha256_of(archive, stop)
+    assert packed.packed_sha256 == sha256_of(tmp_path / "archive.tar.zst", stop)
+    assert packed.archive_bytes == 2 << 20
+    assert 1 << 20 < packed.packed_bytes < 2 << 20
+    assert news[0].startswith("compressing")
+    assert news[-1] == "sealing"
+
+
+def test_a_digest_is_not_a_path(tmp_path: Path) -> None:
+    """Only 64 hex digits name a folder."""
+    store = Generations(folders.Folders(tmp_path))
+    for bad in ("sha256:../../etc", "sha256:" + "A" * 64, "0" * 64, "sha256:" + "0" * 63):
+        with pytest.raises(Refused):
+            store.folder(Digest(bad))
+
+
+def test_cpu_flags_are_read_on_both_architectures(tmp_path: Path) -> None:
+    """x86 says flags, Arm says Features."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: sse fpu avx\n\nflags\t\t: other\n")
+    assert cpu_flags(cpuinfo) == ("avx", "fpu", "sse")
+    cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
+    assert cpu_flags(cpuinfo) == ("asimd", "fp")
