@@ -10,10 +10,18 @@ from collections.abc import AsyncIterator, Callable
 from typing import Protocol, TypeVar
 
 from poold.agent.messages import Progress, Request
-from poold.model.fleet import ActionId, HostName, HostStatus
+from poold.model.fleet import ActionId, Host, HostName, HostStatus
 
 R = TypeVar("R")
 OnProgress = Callable[[Progress], None]
+
+
+_AGENT_DIR, _RUN_DIR = "/var/lib/poold-agent", "/run/poold-agent"
+
+
+def run_dir_of(host: Host) -> str:
+    """Return the agent's run folder; an agent folder of its own has its own run folder."""
+    return _RUN_DIR if host.agent_dir == _AGENT_DIR else f"{host.agent_dir}/run"
 
 
 class HostLink(Protocol):
@@ -29,10 +37,17 @@ class HostLink(Protocol):
         """Start reaching for the host, with backoff, until `close`; returns at once."""
 
     async def close(self) -> None:
-        """End the link. Actions under way on the host go on there and are recorded there."""
+        """End the link. Actions under way on the host go on there and are recorded there.
+
+        In process there is no there: they are cancelled, bounded, and recorded as interrupted.
+        """
 
     async def wait_up(self, timeout_seconds: float) -> None:
-        """Wait until the agent answers; raises Temporary("host.unreachable") with the reason."""
+        """Wait until the agent answers; raises Temporary("host.unreachable") with the reason.
+
+        What needs a hand (a changed host key, a refused client key, no python3) is raised as it is,
+        Permanent, as soon as it is known; the link keeps trying all the same.
+        """
 
     async def call(
         self,
@@ -48,7 +63,9 @@ class HostLink(Protocol):
         joins the action or returns its recorded outcome. Raises Temporary("host.unreachable") when
         the outcome is not known, Temporary("host.rebooted") when the host booted in between,
         Temporary("action.interrupted") when the agent died in it, or the agent's own Problem.
-        Cancelling stops waiting, not the action.
+        Cancelling stops waiting, not the action. Past the deadline the agent has some seconds
+        (`poold.agent.runner.CLEAN_UP_SECONDS`) to undo the action before its outcome is told.
+        A host that could not be asked at all raises what `wait_up` raises.
         """
 
     def read_blob(self, path: str, offset: int = 0) -> AsyncIterator[bytes]:
