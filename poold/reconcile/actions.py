@@ -1,0 +1,223 @@
+"""What a plan may consist of.
+
+Values only. The first group changes nothing but the store and is done at once; each of the second
+owns its `subject` until its outcome is folded, so that nothing is decided twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from poold.agent.messages import ContainerFact
+from poold.model.fleet import Digest, HostName, ReplicaName
+
+
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """Look through a host for the first time: these containers are wished for from now on."""
+
+    host: HostName
+    found: tuple[ContainerFact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstWish:
+    """Apply the configuration's number of replicas, once in a pool's life."""
+
+    names: tuple[ReplicaName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Write down that a wished replica runs where it was found."""
+
+    host: HostName
+    fact: ContainerFact
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Free a name: its host confirmed that nothing of ours has it."""
+
+    name: ReplicaName
+    host: HostName
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Take a generation out of service."""
+
+    number: int
+    digest: Digest
+    hosts: tuple[HostName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeDown:
+    """Stop and remove one very container of ours."""
+
+    name: str
+    host: HostName
+    container_id: str
+    reason: str
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return replica_subject(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class BringUp:
+    """Bring a name up on its host by one rung of the ladder, `cold` or a generation.
+
+    `failed_rungs` are those that failed before and `reason` says how.
+    """
+
+    name: ReplicaName
+    host: HostName
+    digest: Digest | None
+    generation: int | None
+    failed_rungs: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def rung(self) -> str:
+        """The rung's stable name."""
+        return COLD if self.digest is None else restore_rung(self.digest)
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return replica_subject(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Thaw:
+    """Thaw a replica that was left frozen by a move of which nothing else is known."""
+
+    name: ReplicaName
+    host: HostName
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return replica_subject(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeGeneration:
+    """Build, prove and number a new generation."""
+
+    builder: HostName
+    fingerprint: str
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return build_subject(self.fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class SendImage:
+    """Give a host the application's image while its first generation is being built."""
+
+    image: str
+    source: HostName
+    target: HostName
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return image_subject(self.image, self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class SendGeneration:
+    """Make a host hold a generation, image included, verified and unpacked."""
+
+    number: int
+    digest: Digest
+    source: HostName
+    target: HostName
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return generation_subject(self.digest, self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class DropGeneration:
+    """Delete a retired generation or a capture from a host."""
+
+    digest: Digest
+    host: HostName
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return generation_subject(self.digest, self.host)
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceMove:
+    """Do the next step of a move."""
+
+    name: ReplicaName
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return replica_subject(self.name)
+
+
+Local = Introduce | FirstWish | Adopt | Forget | Retire
+Remote = (
+    TakeDown
+    | BringUp
+    | Thaw
+    | MakeGeneration
+    | SendImage
+    | SendGeneration
+    | DropGeneration
+    | AdvanceMove
+)
+Action = Local | Remote
+
+COLD = "cold"
+
+
+def restore_rung(digest: Digest) -> str:
+    """Return the name of the rung that restores a generation."""
+    return f"restore:{digest}"
+
+
+def replica_subject(name: str) -> str:
+    """Return what an action on a replica (or any container) owns."""
+    return f"replica:{name}"
+
+
+def build_subject(fingerprint: str) -> str:
+    """Return what a build owns."""
+    return f"build:{fingerprint}"
+
+
+def image_subject(image: str, host: HostName) -> str:
+    """Return what an action on a host's copy of an image owns."""
+    return f"image:{image}@{host}"
+
+
+def generation_subject(digest: Digest, host: HostName) -> str:
+    """Return what an action on a host's copy of a generation owns."""
+    return f"generation:{digest}@{host}"
+
+
+def avoid_key(name: str, host: str) -> str:
+    """Return the key under which is remembered that a replica could not come up on a host."""
+    return f"avoid:{name}@{host}"
+
+
+def removal_key(name: str) -> str:
+    """Return the key under which a failed removal waits; it does not hold back other actions."""
+    return f"removal:{name}"

@@ -1,0 +1,316 @@
+"""How a planned action is done: written down, sent, folded.
+
+In: an action of the plan, or an intent that an earlier life of the daemon left open. Out: nothing
+but what was folded into store and world; a Problem never leaves, the next plan sees its traces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from poold.agent.messages import (
+    Build,
+    Discard,
+    FindImage,
+    ImageFacts,
+    Placement,
+    Progress,
+    Remove,
+    Request,
+    Restore,
+    Resume,
+    Start,
+)
+from poold.checkpoints.distribute import send_checkpoint, send_image
+from poold.config import Config
+from poold.errors import Permanent, Problem
+from poold.model.fleet import ChangeId, HostName, Pool, PoolName
+from poold.reconcile.actions import (
+    AdvanceMove,
+    BringUp,
+    DropGeneration,
+    MakeGeneration,
+    Remote,
+    SendGeneration,
+    SendImage,
+    TakeDown,
+    Thaw,
+)
+from poold.reconcile.ask import READING, Asker, blocking, new_action
+from poold.reconcile.backoff import Backoff
+from poold.reconcile.fold import Fold
+from poold.reconcile.mover import Mover, Trip, progress_text
+from poold.reconcile.recorder import Recorder, Step
+from poold.reconcile.shown import describe
+from poold.reconcile.world import World
+from poold.store import Assignment, Intent, Store
+
+LOG = logging.getLogger(__name__)
+R = TypeVar("R")
+
+PER_HOST = 8  # actions under way on one host
+SUBJECTS = {
+    "build": "building a generation",
+    "generation": "sending a generation",
+    "image": "sending the image",
+}
+DAMAGED = frozenset({"generation.damaged", "blob.damaged", "generation.not-received"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apply:
+    """The hands of the loop."""
+
+    store: Store
+    world: World
+    asker: Asker
+    fold: Fold
+    mover: Mover
+    backoff: Backoff
+    recorder: Recorder
+    config: Callable[[], Config]
+    clock: Callable[[], float]
+    slots: defaultdict[HostName, asyncio.Semaphore]
+    receiving: defaultdict[HostName, asyncio.Lock]
+
+    def reserve(self, pool: Pool, action: Remote) -> None:
+        """Write down what must be known before anything is sent: who may run a name."""
+        if not isinstance(action, BringUp):
+            return
+        before = self.store.assignment(action.name)
+        self.store.put_assignment(
+            Assignment(
+                name=action.name,
+                pool=pool.name,
+                host=action.host,
+                since=before.since if before else self.clock(),
+                rung=action.rung,
+                failed_rungs=action.failed_rungs,
+                reason=action.reason,
+            )
+        )
+        if action.failed_rungs or (action.digest is None and action.reason):
+            step: Step = "cold" if action.digest is None else "previous-generation"
+            self.recorder.fell_back(pool.name, step)
+
+    async def run(self, pool: Pool, action: Remote) -> None:
+        """Do one action to its end. Cancelled, its open intent is finished by the next cycle."""
+        match action:
+            case TakeDown():
+                request: Request[Any] = Remove(
+                    fleet=self.config().daemon.fleet,
+                    name=action.name,
+                    container_id=action.container_id,
+                    stop_timeout_seconds=pool.application.stop_timeout_seconds,
+                )
+                await self.finish(self._intend(pool.name, action.host, action.subject, request))
+            case BringUp():
+                await self._bring_up(pool, action)
+            case Thaw():
+                request = Resume(
+                    placement=self._placement(pool, action.host, action.name),
+                    application=pool.application,
+                )
+                await self.finish(self._intend(pool.name, action.host, action.subject, request))
+            case MakeGeneration():
+                request = Build(
+                    placement=self._placement(pool, action.builder, pool.name),
+                    application=pool.application,
+                )
+                await self.finish(self._intend(pool.name, action.builder, action.subject, request))
+            case SendImage():
+                await self._send_image_ahead(pool, action)
+            case SendGeneration():
+                await self._send(pool, action)
+            case DropGeneration():
+                request = Discard(digest=action.digest)
+                await self.finish(self._intend(pool.name, action.host, action.subject, request))
+            case AdvanceMove():
+                await self._advance(pool, action)
+
+    async def finish(self, intent: Intent) -> None:
+        """Ask for a recorded action's outcome and fold it; the failure is folded, not raised.
+
+        Raises only what kept it from being folded, a full disk for example: it stays open.
+        """
+        try:
+            await self._outcome(intent)
+        except Problem:
+            if any(open_.action == intent.action for open_ in self.store.intents(intent.pool)):
+                raise
+
+    # -- one recorded action ----------------------------------------------------------------------
+
+    def _placement(self, pool: Pool, host: HostName, name: str) -> Placement:
+        config = self.config()
+        where = config.hosts[host]
+        return Placement(
+            fleet=config.daemon.fleet,
+            pool=pool.name,
+            name=name,
+            publish_address=where.published_at,
+            publish_ports=where.publish_ports,
+        )
+
+    def _intend(
+        self, pool: PoolName, host: HostName, subject: str, request: Request[Any]
+    ) -> Intent:
+        intent = Intent(
+            action=new_action(request.verb),
+            pool=pool,
+            host=host,
+            subject=subject,
+            request=request,
+            boot_id=self.asker.boot_id(host),
+            created_at=self.clock(),
+        )
+        self.store.put_intent(intent)
+        return intent
+
+    async def _outcome(self, intent: Intent) -> Any:
+        """Return the answer, folded; raises the Problem, folded too."""
+        try:
+            async with self.slots[intent.host]:
+                answer = await self.asker.ask(
+                    intent.host,
+                    intent.request,
+                    action=intent.action,
+                    boot_id=intent.boot_id,
+                    progress=lambda news: self._tell(intent.pool, intent.subject, news),
+                )
+        except Problem as problem:
+            self.fold.failed(intent, problem)
+            raise
+        self.fold.answered(intent, answer)
+        return answer
+
+    def _recorded(self, pool: Pool, subject: str) -> Any:
+        """Return a way to ask: questions as they are, actions through an intent."""
+
+        async def ask(host: HostName, request: Request[R]) -> R:
+            if request.verb in READING:
+                return await self.asker.read(host, request)
+            answer: R = await self._outcome(self._intend(pool.name, host, subject, request))
+            return answer
+
+        return ask
+
+    def _tell(self, pool: PoolName, subject: str, news: Progress) -> None:
+        kind, _, name = subject.partition(":")
+        what = SUBJECTS.get(kind, name)
+        for change in self._waiting(pool):
+            self.store.tell(change, f"{what}: {progress_text(news)}")
+
+    def _waiting(self, pool: PoolName) -> list[ChangeId]:
+        moving = {move.change for move in self.store.moves(pool)}
+        return [c.id for c in self.store.pending_changes(pool) if c.id not in moving]
+
+    # -- longer ones ------------------------------------------------------------------------------
+
+    async def _bring_up(self, pool: Pool, action: BringUp) -> None:
+        placement = self._placement(pool, action.host, action.name)
+        request: Request[Any]
+        if action.digest is None:
+            await self._provide_image(pool, action)
+            request = Start(placement=placement, application=pool.application)
+        else:
+            request = Restore(
+                placement=placement, application=pool.application, digest=action.digest
+            )
+        LOG.debug("%s", describe(action), extra={"action": "bring_up", "pool": pool.name})
+        await self.finish(self._intend(pool.name, action.host, action.subject, request))
+
+    async def _provide_image(self, pool: Pool, action: BringUp) -> None:
+        """Give the host the builder's image; where that fails the host's engine may pull it."""
+        if action.host == pool.builder:
+            return
+        with contextlib.suppress(Problem, TimeoutError):
+            await self._send_image(pool, action.subject, pool.builder, action.host, "")
+
+    async def _send_image(
+        self, pool: Pool, subject: str, source: HostName, target: HostName, image_id: str
+    ) -> None:
+        image = pool.application.image
+        found: ImageFacts = await self.asker.read(target, FindImage(image=image, image_id=image_id))
+        if found.image_id:
+            return
+        async with self.receiving[target], self._in_time():
+            sent = await send_image(
+                self._recorded(pool, subject),
+                self.asker.link(source),
+                self.asker.link(target),
+                image=image,
+                image_id=image_id,
+                action=new_action("copy"),
+                progress=lambda news: self._tell(pool.name, subject, news),
+            )
+        self.recorder.transferred("image", target, sent.image_bytes)
+
+    async def _send_image_ahead(self, pool: Pool, action: SendImage) -> None:
+        try:
+            await self._send_image(pool, action.subject, action.source, action.target, "")
+        except (Problem, TimeoutError) as error:
+            problem = error if isinstance(error, Problem) else _late(action)
+            self.backoff.failed(pool.name, action.subject, problem, definite=False)
+            LOG.info("%s", problem, extra={"action": "send_failed", "pool": pool.name})
+        else:
+            self.backoff.worked(pool.name, action.subject)
+            self.world.imaged(action.target, action.image)
+
+    def _in_time(self) -> asyncio.Timeout:
+        return asyncio.timeout(self.config().daemon.transfer_deadline_seconds)
+
+    async def _send(self, pool: Pool, action: SendGeneration) -> None:
+        generation = next(
+            (g for g in self.store.generations(pool.name) if g.digest == action.digest), None
+        )
+        if generation is None:
+            return
+        manifest = generation.manifest
+        try:
+            if action.target != pool.builder:
+                source = action.source if action.source != action.target else pool.builder
+                await self._send_image(
+                    pool, action.subject, source, action.target, manifest.image_id
+                )
+            async with self.receiving[action.target], self._in_time():
+                sent = await send_checkpoint(
+                    self._recorded(pool, action.subject),
+                    self.asker.link(action.source),
+                    self.asker.link(action.target),
+                    digest=action.digest,
+                    manifest=manifest,
+                    action=new_action("copy"),
+                    progress=lambda news: self._tell(pool.name, action.subject, news),
+                )
+        except TimeoutError:
+            problem = _late(action)
+            self.backoff.failed(pool.name, action.subject, problem, definite=True)
+        except Problem as problem:
+            definite = blocking(problem) and problem.code not in DAMAGED
+            self.backoff.failed(pool.name, action.subject, problem, definite=definite)
+            LOG.warning("%s", problem, extra={"action": "send_failed", "pool": pool.name})
+        else:
+            self.backoff.worked(pool.name, action.subject)
+            self.recorder.transferred("generation", action.target, sent.archive_bytes)
+
+    async def _advance(self, pool: Pool, action: AdvanceMove) -> None:
+        config = self.config()
+        for move in self.store.moves(pool.name):
+            if move.name == action.name:
+                trip = Trip(pool=pool, fleet=config.daemon.fleet, hosts=config.hosts)
+                await self.mover.advance(move, trip)
+
+
+def _late(action: SendGeneration | SendImage) -> Permanent:
+    return Permanent(
+        "transfer.deadline",
+        f"cannot finish {describe(action)} in time",
+        hint="raise transfer_deadline_seconds, or look at the network between the hosts",
+    )

@@ -1,0 +1,168 @@
+"""What has to be written down before anything is decided.
+
+Pure. In: a snapshot. Out: actions that change nothing but the store: looking a host through for the
+first time, the configuration's first wish, adopting what runs, freeing names whose absence a host
+confirmed, retiring generations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from poold.agent.messages import ContainerFact
+from poold.model.fleet import Pool, ReplicaName
+from poold.reconcile.actions import (
+    Adopt,
+    FirstWish,
+    Forget,
+    Introduce,
+    Local,
+    Retire,
+    avoid_key,
+    replica_subject,
+    restore_rung,
+)
+from poold.reconcile.ladder import Exhausted, next_rung
+from poold.reconcile.snapshot import HostView, Snapshot
+from poold.store import Assignment
+
+INTRODUCTION_SECONDS = 30.0  # after which a host that never answered is not waited for
+
+
+def books(snapshot: Snapshot, now: float) -> tuple[Local, ...]:
+    """Return what is to be written down; one kind at a time, since each changes the next."""
+    pool = snapshot.pool
+    if pool is None:
+        return ()
+    return (
+        tuple(_introductions(snapshot, pool))
+        or tuple(_first_wish(snapshot, pool, now))
+        or tuple(_adoptions(snapshot))
+        or tuple(_freed_names(snapshot, pool, now))
+        or tuple(_retirements(snapshot, pool))
+    )
+
+
+def _introductions(snapshot: Snapshot, pool: Pool) -> Iterator[Introduce]:
+    taken = {*snapshot.assigned(), *(move.name for move in snapshot.moves)}
+    for name in sorted(set(pool.hosts) - snapshot.introduced):
+        host = snapshot.hosts.get(name)
+        if host is None or not host.up:
+            continue
+        found = tuple(
+            fact
+            for fact in sorted(host.containers, key=lambda c: c.name)
+            if _adoptable(fact) and fact.name not in taken and pool.number(fact.name)
+        )
+        taken |= {ReplicaName(fact.name) for fact in found}
+        yield Introduce(name, found)
+
+
+def _adoptable(fact: ContainerFact) -> bool:
+    return fact.ours and (
+        fact.role == "captured" or (fact.role == "replica" and fact.running and fact.ready)
+    )
+
+
+def _first_wish(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[FirstWish]:
+    if snapshot.first_wished:
+        return
+    waiting = set(pool.hosts) - snapshot.introduced
+    if waiting and now < snapshot.seen_at + INTRODUCTION_SECONDS:
+        return
+    wished = snapshot.wished()
+    missing = max(0, pool.replicas - len(wished))
+    free = (pool.replica(n) for n in range(1, pool.replicas + len(wished) + 1))
+    names = [name for name in free if name not in wished][:missing]
+    yield FirstWish(tuple(names))
+
+
+def _adoptions(snapshot: Snapshot) -> Iterator[Adopt]:
+    assigned = snapshot.assigned()
+    for name, wish in sorted(snapshot.wished().items()):
+        if name in assigned or replica_subject(name) in snapshot.busy:
+            continue
+        for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
+            fact = host.ours(name) if host.up and wish.host in (None, host.name) else None
+            if fact is not None and _adoptable(fact) and name not in host.unsure:
+                yield Adopt(host.name, fact)
+                break
+
+
+def _freed_names(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[Forget]:
+    wished = snapshot.wished()
+    moving = {move.name for move in snapshot.moves}
+    for name, assignment in sorted(snapshot.assigned().items()):
+        host = snapshot.hosts.get(assignment.host)
+        if host is None or name in moving or not absent(snapshot, host, name):
+            continue
+        wish = wished.get(name)
+        elsewhere = wish is not None and wish.host not in (None, host.name)
+        free_to_go = wish is not None and wish.host is None
+        if wish is None or elsewhere or (
+            free_to_go
+            and (
+                host.foreign(name)
+                or host.name not in pool.hosts
+                or _better_elsewhere(snapshot, pool, host, assignment, now)
+            )
+        ):  # fmt: skip
+            yield Forget(name, host.name)
+
+
+def absent(snapshot: Snapshot, host: HostView, name: ReplicaName) -> bool:
+    """Whether the host said, after everything asked of it, that it has no such replica."""
+    return (
+        host.up
+        and name not in host.unsure
+        and replica_subject(name) not in snapshot.busy
+        and host.ours(name) is None
+    )
+
+
+def _better_elsewhere(
+    snapshot: Snapshot, pool: Pool, host: HostView, assignment: Assignment, now: float
+) -> bool:
+    """Whether every rung failed here, it is time to try again, and another host has room."""
+    retry = snapshot.retries.get(replica_subject(assignment.name))
+    if retry is not None and now < retry.at:
+        return False
+    if not isinstance(next_rung(snapshot, host, assignment.failed_rungs), Exhausted):
+        return False
+    return any(
+        other.up and other.name != host.name and not other.foreign(assignment.name)
+        and not avoided(snapshot, assignment.name, other.name, now)
+        and other.max_replicas > other.others + count_on(snapshot, other)
+        for other in snapshot.hosts.values()
+        if other.name in pool.hosts
+    )  # fmt: skip
+
+
+def count_on(snapshot: Snapshot, host: HostView) -> int:
+    """Return how many of the pool's names are assigned to a host."""
+    return sum(1 for assignment in snapshot.assignments if assignment.host == host.name)
+
+
+def avoided(snapshot: Snapshot, name: str, host: str, now: float) -> bool:
+    """Whether a replica could not come up on a host lately."""
+    retry = snapshot.retries.get(avoid_key(name, host))
+    return retry is not None and retry.at > now
+
+
+def _retirements(snapshot: Snapshot, pool: Pool) -> Iterator[Retire]:
+    """Keep the newest few, the current one, and every one in use."""
+    kept = {generation.digest for generation in snapshot.generations[: pool.keep_generations]}
+    kept.update(generation.digest for generation in snapshot.usable()[:1])
+    rungs = {assignment.rung for assignment in snapshot.assignments}
+    for generation in snapshot.generations:
+        digest = generation.digest
+        in_use = restore_rung(digest) in rungs or any(digest in key for key in snapshot.busy)
+        if digest in kept or in_use:
+            continue
+        # A pool's host may have a part of it, which is not listed: it was never whole there.
+        holders = (
+            h.name
+            for h in snapshot.hosts.values()
+            if not h.up or digest in h.held or h.name in pool.hosts
+        )
+        yield Retire(generation.number, digest, tuple(sorted(holders)))

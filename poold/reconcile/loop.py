@@ -1,0 +1,316 @@
+"""The loop: one worker per pool, serial for a pool, parallel across pools and hosts.
+
+In: wakes (a wish, an outcome, a listing, the clock). Out: actions under way as tasks, each folded
+when it ends. `cycle` is one iteration, without waiting for any host; tests call it directly.
+
+A daemon that ends, in order or not, stops waiting and touches nothing: open intents are asked for
+again, with the same ids, by the first cycle of its next life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from poold.agent.messages import Observe
+from poold.config import Config
+from poold.errors import Permanent, Problem, Temporary
+from poold.hosts.base import HostLink
+from poold.model.fleet import HostName, PoolName
+from poold.reconcile.actions import Remote
+from poold.reconcile.apply import PER_HOST, Apply
+from poold.reconcile.ask import Asker
+from poold.reconcile.backoff import Backoff
+from poold.reconcile.fold import Fold
+from poold.reconcile.mover import Mover
+from poold.reconcile.plan import Plan, plan
+from poold.reconcile.recorder import Recorder
+from poold.reconcile.records import Records
+from poold.reconcile.shown import describe
+from poold.reconcile.world import World
+from poold.store import Intent, Store
+
+LOG = logging.getLogger(__name__)
+Doing = Callable[[], Awaitable[None]]
+
+BOOK_ROUNDS = 20  # each kind of book can bring up each other once or twice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pauses:
+    """Seconds between repetitions, where there is no event to wait for or none may come.
+
+    `beat`: a worker with nothing to do still shows that it lives. `look`: at a link's status.
+    `list_again`: after a listing that failed. `ask_again`: for the outcome of an action on a host
+    that cannot be reached. `after_bug`: when folding itself failed, a full disk for example.
+    """
+
+    beat: float = 5.0
+    look: float = 0.5
+    list_again: float = 2.0
+    ask_again: float = 1.0
+    after_bug: float = 1.0
+
+
+class Loop:
+    """Reconciles all pools. `clock`: seconds since the epoch."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        world: World,
+        links: Mapping[HostName, HostLink],
+        config: Callable[[], Config],
+        recorder: Recorder,
+        clock: Callable[[], float] = time.time,
+        pauses: Pauses = Pauses(),
+    ) -> None:
+        self._pauses = pauses
+        self._store = store
+        self._world = world
+        self._links = links
+        self._config = config
+        self._clock = clock
+        self._backoff = Backoff(clock)
+        self._asker = Asker(links, lambda: config().daemon, again_seconds=pauses.ask_again)
+        self._recorder = recorder
+        fold = Fold(store=store, world=world, backoff=self._backoff, recorder=recorder, clock=clock)
+        mover = Mover(
+            store=store,
+            world=world,
+            asker=self._asker,
+            backoff=self._backoff,
+            recorder=recorder,
+            clock=clock,
+            ended=self._show_ended,
+        )
+        self._apply = Apply(
+            store=store,
+            world=world,
+            asker=self._asker,
+            fold=fold,
+            mover=mover,
+            backoff=self._backoff,
+            recorder=recorder,
+            config=config,
+            clock=clock,
+            slots=defaultdict(lambda: asyncio.Semaphore(PER_HOST)),
+            receiving=defaultdict(asyncio.Lock),
+        )
+        self._records = Records(store=store, world=world, config=config, clock=clock)
+        self._jobs: dict[tuple[PoolName, str], tuple[str, asyncio.Task[None]]] = {}
+        self._wakes: defaultdict[PoolName, asyncio.Event] = defaultdict(asyncio.Event)
+        self._looks: defaultdict[HostName, asyncio.Event] = defaultdict(asyncio.Event)
+        self._beats: dict[PoolName, float] = {}
+        self._pulse_at = time.monotonic()
+        self._said: dict[PoolName, str] = {}
+        store.listen(self.wake)
+
+    # -- running ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Reconcile until cancelled; whatever dies in here ends it."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pulse(), name="pulse")
+                for host in self._links:
+                    group.create_task(self._watch(host), name=f"watch {host}")
+                for pool in self._pools():
+                    group.create_task(self._work(pool), name=f"pool {pool}")
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Stop waiting for actions under way; they go on where they are."""
+        tasks = [task for _, task in self._jobs.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._jobs.clear()
+
+    def beat(self) -> float:
+        """Return the monotonic time at which the slowest worker was last seen alive.
+
+        Workers never wait for a host: a long action does not hold them up, a stuck one does not
+        beat.
+        """
+        return min(self._beats.values(), default=self._pulse_at)
+
+    def wake(self, pool: PoolName) -> None:
+        """Have a pool looked at now."""
+        self._wakes[pool].set()
+
+    def _wake_all(self) -> None:
+        for pool in self._pools():
+            self.wake(pool)
+
+    def _pools(self) -> list[PoolName]:
+        return sorted({*self._config().pools, *self._store.known_pools()})
+
+    async def _work(self, pool: PoolName) -> None:
+        while True:
+            self._beats[pool] = time.monotonic()
+            self._wakes[pool].clear()
+            try:
+                wake_at = (await self.cycle(pool)).wake_at
+            except Temporary as problem:  # the store's disk is full
+                LOG.error("%s", problem, extra={"action": "cycle_failed", "pool": pool})  # noqa: TRY400
+                wake_at = self._clock() + self._pauses.after_bug
+            delay = self._pauses.beat if wake_at is None else wake_at - self._clock()
+            await _set_or_after(self._wakes[pool], min(max(delay, 0.01), self._pauses.beat))
+
+    async def _pulse(self) -> None:
+        """Beat for a daemon without pools: nothing to do is not stuck."""
+        while True:
+            self._pulse_at = time.monotonic()
+            await asyncio.sleep(self._pauses.beat)
+
+    async def _watch(self, host: HostName) -> None:
+        """List a host when it comes up, when somebody asks, and every period."""
+        link, seen, due = self._links[host], "", 0.0
+        while True:
+            status = f"{link.status.state} {link.status.boot_id}"
+            asked = self._looks[host].is_set()
+            self._looks[host].clear()
+            if status != seen:
+                seen, asked = status, True
+                self._wake_all()
+            if link.status.state == "up" and (asked or time.monotonic() >= due):
+                heard = await self.observe(host)
+                period = self._config().daemon.reconcile_seconds
+                due = time.monotonic() + (period if heard else min(period, self._pauses.list_again))
+            await _set_or_after(self._looks[host], self._pauses.look)
+
+    async def observe(self, host: HostName) -> bool:
+        """List a host once; False when that failed and nothing of it can be believed."""
+        names = self._records.names()
+        token = self._world.begin()
+        try:
+            seen = await self._asker.read(
+                host, Observe(fleet=self._config().daemon.fleet, names=names)
+            )
+        except Problem as problem:
+            LOG.warning("%s", problem, extra={"action": "listing_failed", "host": host})
+            self._world.unheard(host, problem.message)
+            heard = False
+        else:
+            self._world.observed(host, token, seen)
+            heard = True
+        self._wake_all()
+        return heard
+
+    # -- one iteration ----------------------------------------------------------------------------
+
+    async def cycle(self, pool: PoolName) -> Plan:
+        """Write the books, plan, end changes and begin what the plan says; waits for no host."""
+        decided = self._decide(pool)
+        if self._said.get(pool) != decided.sentence:
+            self._said[pool] = decided.sentence
+            LOG.info("%s", decided.sentence, extra={"action": "planned", "pool": pool})
+            self._records.tell(pool, decided.sentence)
+        self._records.show(pool, decided)
+        self._end(decided)
+        self._resume_intents(pool)
+        for action in decided.actions:
+            self._begin(pool, action)
+        await asyncio.sleep(0)
+        return decided
+
+    def _decide(self, pool: PoolName) -> Plan:
+        for _ in range(BOOK_ROUNDS):
+            snapshot = self._records.snapshot(
+                pool, busy=self._busy(pool), retries=self._backoff.of(pool)
+            )
+            decided = plan(snapshot, self._clock())
+            if not decided.books:
+                return decided
+            self._records.write(pool, decided.books)
+        raise Permanent("loop.books", f"cannot settle the books of {pool}: please report it")
+
+    def _show_ended(self, pool: PoolName, subject: str) -> None:
+        """Show a pool as it is when an action that is about to end will have ended."""
+        busy = {s: text for s, text in self._busy(pool).items() if s != subject}
+        snapshot = self._records.snapshot(pool, busy=busy, retries=self._backoff.of(pool))
+        decided = plan(snapshot, self._clock())
+        if not decided.books:
+            self._records.show(pool, decided)
+
+    def _busy(self, pool: PoolName) -> dict[str, str]:
+        return {s: text for (owner, s), (text, _) in self._jobs.items() if owner == pool}
+
+    def _end(self, decided: Plan) -> None:
+        for verdict in decided.verdicts:
+            change = verdict.change
+            self._store.end_change(
+                change.id,
+                verdict.state,
+                progress=verdict.progress,
+                problem=verdict.problem,
+                phases=verdict.phases,
+            )
+            self._recorder.change_ended(
+                change.pool, change.kind, "success" if verdict.state == "settled" else "failure"
+            )
+            LOG.info(
+                "change %d %s: %s", change.id, verdict.state, verdict.progress,
+                extra={"action": verdict.state, "pool": change.pool, "change": change.id},
+            )  # fmt: skip
+
+    def _resume_intents(self, pool: PoolName) -> None:
+        """Ask again for what nobody waits for any more: left by a crash, or by a lost timer."""
+        for intent in self._store.intents(pool):
+            if intent.host in self._links:
+                self._launch(
+                    pool, intent.subject, _resumed(intent), partial(self._apply.finish, intent)
+                )
+
+    def _begin(self, pool: PoolName, action: Remote) -> None:
+        found = self._config().pools.get(pool)
+        if found is None:
+            return
+        self._apply.reserve(found, action)
+        self._launch(
+            pool, action.subject, describe(action), partial(self._apply.run, found, action)
+        )
+
+    def _launch(self, pool: PoolName, subject: str, text: str, doing: Doing) -> None:
+        if (pool, subject) not in self._jobs:
+            task = asyncio.create_task(self._job(pool, subject, doing), name=f"{pool}: {text}")
+            self._jobs[pool, subject] = (text, task)
+
+    async def _job(self, pool: PoolName, subject: str, doing: Doing) -> None:
+        """Run an action to its end; whatever happens in it, the pool is looked at again."""
+        try:
+            await doing()
+        except Exception as error:
+            LOG.exception("an action failed", extra={"action": "bug", "pool": pool})
+            problem = Permanent("daemon.failed", f"cannot finish {subject}: {error}")
+            self._backoff.failed(pool, subject, problem, definite=False)
+            await asyncio.sleep(self._pauses.after_bug)  # the store may be what fails, and fast
+        finally:
+            self._jobs.pop((pool, subject), None)
+            for host in self._world.hosts_unsure():
+                self._looks[host].set()
+            self.wake(pool)
+
+    async def drain(self) -> None:
+        """Wait until no action is under way."""
+        while self._jobs:
+            await asyncio.wait([task for _, task in self._jobs.values()])
+
+
+def _resumed(intent: Intent) -> str:
+    return f"finding out about {intent.request.verb} on {intent.host}"
+
+
+async def _set_or_after(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

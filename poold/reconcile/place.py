@@ -1,0 +1,85 @@
+"""Which host takes which name: a pure function.
+
+In: names with their pins, and what speaks for and against each host. Out: a host for each name, or
+why there is none. Equal inputs give equal answers, whatever their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from poold.model.fleet import HostName, ReplicaName
+from poold.store import Wish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A host that may take replicas of the pool.
+
+    `room` is how many more it takes at all; `of_pool` how many of this pool it has. It must not
+    take the names in `taken` (somebody else's container has them) and rather not those in `avoid`
+    (they failed there lately).
+    """
+
+    host: HostName
+    room: int
+    of_pool: int = 0
+    load: int = 0
+    staged: bool = False
+    taken: frozenset[str] = frozenset()
+    avoid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where each name goes, and why some go nowhere."""
+
+    hosts: dict[ReplicaName, HostName] = field(default_factory=dict)
+    refused: dict[ReplicaName, str] = field(default_factory=dict)
+
+
+def place(wishes: Iterable[Wish], candidates: Iterable[Candidate]) -> Placed:
+    """Spread names over hosts: pins first, then fewest of the pool, staged, least loaded, by name.
+
+    A name's number decides nothing; pinned names are served first, so that a free one does not
+    take the last room from them.
+    """
+    placed = Placed()
+    hosts = {candidate.host: candidate for candidate in candidates}
+    room = {host: candidate.room for host, candidate in hosts.items()}
+    given = dict.fromkeys(hosts, 0)
+
+    def rank(name: ReplicaName, host: HostName) -> tuple[bool, int, bool, int, HostName]:
+        candidate = hosts[host]
+        return (
+            name in candidate.avoid,
+            candidate.of_pool + given[host],
+            not candidate.staged,
+            candidate.load + given[host],
+            host,
+        )
+
+    for wish in sorted(wishes, key=lambda w: (w.host is None, len(w.name), w.name)):
+        able = [host for host in hosts if wish.host in (None, host)]
+        free = [host for host in able if wish.name not in hosts[host].taken]
+        fitting = [host for host in free if room[host] > 0]
+        if not fitting:
+            placed.refused[wish.name] = _why(wish, able, free)
+            continue
+        best = min(fitting, key=lambda host: rank(wish.name, host))
+        placed.hosts[wish.name] = best
+        room[best] -= 1
+        given[best] += 1
+    return placed
+
+
+def _why(wish: Wish, able: list[HostName], free: list[HostName]) -> str:
+    if not able:
+        return f"waiting for host {wish.host}" if wish.host else "waiting for a host to come up"
+    if not free:
+        return (
+            f"cannot use the name {wish.name}: a container that is not ours has it "
+            f"on {', '.join(sorted(able))}"
+        )
+    return f"no room: {', '.join(sorted(free))} have as many replicas as they may (max_replicas)"

@@ -1,0 +1,366 @@
+"""What to do for one pool now: `plan(snapshot, now)`, pure and deterministic.
+
+In: a snapshot. Out: actions (redundant things go first, then missing ones come), the pool's
+replicas as they may be shown, one sentence, and which changes ended. No I/O, no clock, no asyncio.
+
+Promise 1 is kept by three rules: a name is acted on only at the host it is assigned to; it is freed
+only when that host, reachable and listed since, does not have it; nothing is decided on a name with
+an action under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from poold.model.fleet import Generation, HostName, Pool, Replica, ReplicaName
+from poold.reconcile.actions import (
+    AdvanceMove,
+    BringUp,
+    DropGeneration,
+    Local,
+    MakeGeneration,
+    Remote,
+    SendGeneration,
+    SendImage,
+    TakeDown,
+    Thaw,
+    build_subject,
+    generation_subject,
+    image_subject,
+    removal_key,
+    replica_subject,
+    restore_rung,
+)
+from poold.reconcile.books import INTRODUCTION_SECONDS, avoided, books, count_on
+from poold.reconcile.ladder import Exhausted, Rung, next_rung, source_of
+from poold.reconcile.place import Candidate, place
+from poold.reconcile.settle import Verdict, verdicts
+from poold.reconcile.shown import describe, sentence, shown
+from poold.reconcile.snapshot import HostView, Retry, Snapshot
+from poold.store import Assignment
+
+THAW_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do, and how things are. `books` come alone: apply them and plan again.
+
+    `wake_at` is when the same snapshot would give another plan.
+    """
+
+    books: tuple[Local, ...] = ()
+    actions: tuple[Remote, ...] = ()
+    replicas: tuple[Replica, ...] = ()
+    sentence: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+    wake_at: float | None = None
+
+
+@dataclass(slots=True)
+class Notes:
+    """Why a wished replica is not being worked on: waiting for something, or failed."""
+
+    waiting: dict[ReplicaName, str] = field(default_factory=dict)
+    failed: dict[ReplicaName, dict[str, Any]] = field(default_factory=dict)
+
+
+def plan(snapshot: Snapshot, now: float) -> Plan:
+    """Decide for one pool."""
+    written = books(snapshot, now)
+    if written:
+        return Plan(books=written, wake_at=now)
+    notes = Notes()
+    actions: list[Remote] = []
+    if snapshot.pool is not None:
+        actions += _moves(snapshot, now)
+        actions += _take_downs(snapshot, now)
+        actions += _garbage(snapshot, now)
+        actions += _build(snapshot, snapshot.pool, now)
+        actions += _images(snapshot, snapshot.pool, now)
+        actions += _sends(snapshot, snapshot.pool, now)
+        actions += _bring_ups(snapshot, snapshot.pool, now, notes)
+    busy = {**snapshot.busy, **{action.subject: describe(action) for action in actions}}
+    after = replace(snapshot, busy=busy)
+    replicas = shown(after, notes.waiting, notes.failed)
+    return Plan(
+        actions=tuple(actions),
+        replicas=replicas,
+        sentence=sentence(after, replicas),
+        verdicts=verdicts(after, replicas, notes.failed),
+        wake_at=_wake_at(snapshot, now),
+    )
+
+
+def _wake_at(snapshot: Snapshot, now: float) -> float | None:
+    times = [retry.at for retry in snapshot.retries.values() if retry.at > now]
+    if not snapshot.first_wished:
+        times.append(max(now + 0.1, snapshot.seen_at + INTRODUCTION_SECONDS))
+    return min(times, default=None)
+
+
+def _due(snapshot: Snapshot, subject: str, now: float) -> bool:
+    """Whether a subject is free, and not to be left alone after a failure."""
+    retry = snapshot.retries.get(subject)
+    return subject not in snapshot.busy and (retry is None or retry.at <= now)
+
+
+# -- removing -------------------------------------------------------------------------------------
+
+
+def _moves(snapshot: Snapshot, now: float) -> Iterator[AdvanceMove]:
+    for move in snapshot.moves:
+        if _due(snapshot, replica_subject(move.name), now):
+            yield AdvanceMove(move.name)
+
+
+def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
+    """Remove containers of ours that nobody wishes, and dead ones that shall come up again."""
+    moving = {move.name for move in snapshot.moves}
+    claimed: set[str] = set()  # two hosts may show the same name: one after the other
+    for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
+        if not host.up:
+            continue
+        for fact in sorted(host.containers, key=lambda c: c.name):
+            subject = replica_subject(fact.name)
+            if (
+                not fact.ours
+                or fact.name in moving
+                or fact.name in host.unsure
+                or subject in claimed
+                or subject in snapshot.busy
+                or not _due(snapshot, removal_key(fact.name), now)
+            ):
+                continue
+            action = _take_down(snapshot, host, fact.name)
+            if isinstance(action, Thaw) and not _due(snapshot, subject, now):
+                continue
+            if action is not None:
+                claimed.add(subject)
+                yield action
+
+
+def _take_down(snapshot: Snapshot, host: HostView, name: str) -> TakeDown | Thaw | None:
+    fact = host.ours(name)
+    if fact is None:
+        return None
+    if fact.role in ("build", "proof"):
+        owned = fact.build in host.running_actions or fact.build in snapshot.own_actions
+        return None if owned else TakeDown(name, host.name, fact.container_id, "left by a build")
+    replica = ReplicaName(name)
+    assignment = snapshot.assigned().get(replica)
+    wish = snapshot.wished().get(replica)
+    if assignment is None or assignment.host != host.name:
+        reason = "nobody's wish" if wish is None else "it is not the one that counts"
+        return TakeDown(name, host.name, fact.container_id, reason)
+    if wish is None or wish.host not in (None, host.name):
+        return TakeDown(name, host.name, fact.container_id, "not wished any more")
+    if fact.role == "captured" and not _is_stiff(snapshot.retries.get(replica_subject(name))):
+        return Thaw(replica, host.name)
+    if not (fact.running and fact.ready):
+        return TakeDown(name, host.name, fact.container_id, f"it is {fact.status or 'not ready'}")
+    return None
+
+
+def _is_stiff(retry: Retry | None) -> bool:
+    """Whether thawing a frozen replica was tried enough."""
+    if retry is None or not retry.definite:
+        return False
+    return retry.failures >= THAW_ATTEMPTS or retry.problem.get("kind") == "refused"
+
+
+def _garbage(snapshot: Snapshot, now: float) -> Iterator[DropGeneration]:
+    for entry in snapshot.garbage:
+        host = snapshot.hosts.get(entry.host)
+        subject = generation_subject(entry.digest, entry.host)
+        if host is not None and host.up and _due(snapshot, subject, now):
+            yield DropGeneration(entry.digest, entry.host)
+
+
+# -- generations ----------------------------------------------------------------------------------
+
+
+def _build(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneration]:
+    builder = snapshot.hosts.get(pool.builder)
+    fingerprint = pool.application.fingerprint()
+    subject = build_subject(fingerprint)
+    if builder is None or not builder.up or subject in snapshot.busy:
+        return
+    usable = snapshot.usable()
+    newest = usable[0].proven_at if usable else None
+    asked = [
+        change.created_at
+        for change in snapshot.changes
+        if change.kind == "checkpoint" and (newest is None or newest < change.created_at)
+    ]
+    retry = snapshot.retries.get(subject)
+    asked_since = retry is None or any(created_at > retry.failed_at for created_at in asked)
+    if (asked or (snapshot.wishes and not usable)) and (
+        asked_since or _due(snapshot, subject, now)
+    ):
+        yield MakeGeneration(pool.builder, fingerprint)
+
+
+def _images(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendImage]:
+    """Use the time of the first build: the image is what takes longest to send."""
+    builder = snapshot.hosts.get(pool.builder)
+    if snapshot.usable() or not snapshot.wishes or builder is None or not builder.up:
+        return
+    image = pool.application.image
+    for name in sorted(set(pool.hosts) - {pool.builder}):
+        host = snapshot.hosts.get(name)
+        wanted = host is not None and host.up and image not in host.images
+        if wanted and _due(snapshot, image_subject(image, name), now):
+            yield SendImage(image, pool.builder, name)
+
+
+def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneration]:
+    usable = snapshot.usable()
+    for name in sorted(pool.hosts):
+        host = snapshot.hosts.get(name)
+        if host is None or not host.up:
+            continue
+        for generation in usable[: 2 if _needs_previous(snapshot, host, usable) else 1]:
+            subject = generation_subject(generation.digest, name)
+            source = source_of(snapshot, generation, name)
+            wanted = generation.digest not in host.staged and source is not None
+            if source is not None and wanted and _due(snapshot, subject, now):
+                yield SendGeneration(generation.number, generation.digest, source, name)
+
+
+def _needs_previous(snapshot: Snapshot, host: HostView, usable: tuple[Generation, ...]) -> bool:
+    current = restore_rung(usable[0].digest) if usable else ""
+    return any(
+        assignment.host == host.name and current in assignment.failed_rungs
+        for assignment in snapshot.assignments
+    )
+
+
+# -- adding ---------------------------------------------------------------------------------------
+
+
+def _bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Iterator[BringUp]:
+    moving = {move.name for move in snapshot.moves}
+    assigned = snapshot.assigned()
+    homeless = []
+    for name, wish in sorted(snapshot.wished().items(), key=lambda item: (len(item[0]), item[0])):
+        if name in moving or replica_subject(name) in snapshot.busy:
+            continue
+        if name not in assigned:
+            homeless.append(wish)
+            continue
+        action = _again(snapshot, assigned[name], now, notes)
+        if action is not None:
+            yield action
+    placed = place(homeless, _candidates(snapshot, pool, now))
+    for name, reason in placed.refused.items():
+        if reason.startswith("cannot"):
+            notes.failed[name] = {
+                "kind": "permanent",
+                "code": "replica.name-taken",
+                "message": reason,
+                "hint": "remove or rename that container, or wish for another name",
+            }
+        else:
+            notes.waiting[name] = reason
+    for wish in homeless:
+        host = snapshot.hosts.get(placed.hosts[wish.name]) if wish.name in placed.hosts else None
+        if host is None:
+            continue
+        holders = _holders(snapshot, wish.name)
+        if holders:
+            notes.waiting[wish.name] = f"waiting for {', '.join(holders)} to let go of the name"
+            continue
+        action = _step(snapshot, host, wish.name, None, now, notes)
+        if action is not None:
+            yield action
+
+
+def _holders(snapshot: Snapshot, name: ReplicaName) -> list[HostName]:
+    """Return the hosts that may still have the name: it goes there first, then comes here."""
+    return sorted(
+        host.name
+        for host in snapshot.hosts.values()
+        if host.ours(name) is not None or name in host.unsure
+    )
+
+
+def _candidates(snapshot: Snapshot, pool: Pool, now: float) -> list[Candidate]:
+    usable = snapshot.usable()
+    candidates = []
+    for name in pool.hosts:
+        host = snapshot.hosts.get(name)
+        if host is None or not host.up:
+            continue
+        count = count_on(snapshot, host)
+        names = {wish.name for wish in snapshot.wishes}
+        candidates.append(
+            Candidate(
+                host=name,
+                room=host.max_replicas - host.others - count,
+                of_pool=count,
+                load=host.others + count,
+                staged=bool(usable) and usable[0].digest in host.staged,
+                taken=frozenset(n for n in names if host.foreign(n)),
+                avoid=frozenset(n for n in names if avoided(snapshot, n, name, now)),
+            )
+        )
+    return candidates
+
+
+def _again(snapshot: Snapshot, assignment: Assignment, now: float, notes: Notes) -> BringUp | None:
+    """Bring an assigned replica up where it is not."""
+    host = snapshot.hosts.get(assignment.host)
+    if host is None or not host.up:
+        return None
+    if assignment.name in host.unsure:
+        notes.waiting[assignment.name] = f"finding out what {host.name} has of it"
+        return None
+    if host.ours(assignment.name) is not None:
+        return None  # ready, or being taken down first
+    if host.foreign(assignment.name):
+        notes.failed[assignment.name] = {
+            "kind": "permanent",
+            "code": "replica.name-taken",
+            "message": f"cannot use the name {assignment.name} on {host.name}: "
+            "a container that is not ours has it",
+            "hint": "remove or rename that container, or wish for another name",
+        }
+        return None
+    return _step(snapshot, host, assignment.name, assignment, now, notes)
+
+
+def _step(
+    snapshot: Snapshot,
+    host: HostView,
+    name: ReplicaName,
+    assignment: Assignment | None,
+    now: float,
+    notes: Notes,
+) -> BringUp | None:
+    failed = assignment.failed_rungs if assignment else ()
+    reason = assignment.reason if assignment and failed else ""
+    retry = snapshot.retries.get(replica_subject(name))
+    rung = next_rung(snapshot, host, failed)
+    if isinstance(rung, Exhausted):
+        if retry is not None and retry.at > now:
+            notes.failed[name] = {**retry.problem}
+            return None
+        failed, reason, rung = (), "", next_rung(snapshot, host, ())
+    if retry is not None and retry.at > now and not retry.definite:
+        notes.waiting[name] = f"trying again: {retry.message}"
+        return None
+    if not isinstance(rung, Rung):
+        notes.waiting[name] = "" if isinstance(rung, Exhausted) else rung.reason
+        return None
+    generation = rung.generation
+    return BringUp(
+        name,
+        host.name,
+        generation.digest if generation else None,
+        generation.number if generation else None,
+        failed,
+        "; ".join(part for part in (reason, rung.reason) if part),
+    )

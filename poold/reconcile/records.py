@@ -1,0 +1,177 @@
+"""Between the store and the plan: takes snapshots, writes the books, shows the result.
+
+In: a pool's name. Out: a snapshot for `plan`, and what its book actions say, durably. It decides
+nothing and asks no host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from poold.agent.messages import ContainerFact, Started
+from poold.config import Config
+from poold.model.fleet import Digest, HostName, Pool, PoolName, PoolStatus, ReplicaName
+from poold.reconcile.actions import (
+    COLD,
+    Adopt,
+    FirstWish,
+    Forget,
+    Introduce,
+    Local,
+    Retire,
+    restore_rung,
+)
+from poold.reconcile.move import action_of
+from poold.reconcile.plan import Plan
+from poold.reconcile.snapshot import HostView, Retry, Snapshot
+from poold.reconcile.world import World
+from poold.store import Assignment, Store, Wish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """Reads and writes for one loop."""
+
+    store: Store
+    world: World
+    config: Callable[[], Config]
+    clock: Callable[[], float]
+
+    def names(self) -> tuple[str, ...]:
+        """Return every name that is ours to use, so that foreign containers with one are seen."""
+        names = {wish.name for wish in self.store.wishes()}
+        names |= {assignment.name for assignment in self.store.assignments()}
+        for pool in self.config().pools.values():
+            names |= {pool.replica(number) for number in range(1, pool.max + 1)}
+        return tuple(sorted(names))
+
+    def snapshot(
+        self, name: PoolName, *, busy: Mapping[str, str], retries: Mapping[str, Retry]
+    ) -> Snapshot:
+        """Freeze all that a plan for this pool may know."""
+        pool = self.config().pools.get(name)
+        known = self.store.see_pool(name)
+        wishes, assignments = self.store.wishes(name), self.store.assignments()
+        mine = tuple(a for a in assignments if a.pool == name)
+        intents, moves = self.store.intents(name), self.store.moves(name)
+        waiting = {i.subject: f"finding out about {i.request.verb} on {i.host}" for i in intents}
+        names = {*(w.name for w in wishes), *(a.name for a in mine)}
+        if pool is not None:
+            names |= {pool.replica(number) for number in range(1, pool.max + 1)}
+        return Snapshot(
+            name=name,
+            pool=pool,
+            seen_at=known.seen_at,
+            first_wished=known.first_wish_at is not None,
+            introduced=known.introduced,
+            wishes=wishes,
+            assignments=mine,
+            generations=self.store.generations(name),
+            moves=moves,
+            garbage=self.store.garbage(name),
+            changes=self.store.pending_changes(name),
+            hosts=self._hosts(name, names, assignments),
+            busy={**waiting, **busy},
+            retries=retries,
+            own_actions=frozenset(
+                {*(i.action for i in intents), *(action_of(m, "capture") for m in moves)}
+            ),
+        )
+
+    def _hosts(
+        self, pool: PoolName, names: Iterable[str], assignments: Iterable[Assignment]
+    ) -> dict[HostName, HostView]:
+        others: dict[HostName, int] = {}
+        for assignment in assignments:
+            if assignment.pool != pool:
+                others[assignment.host] = others.get(assignment.host, 0) + 1
+        wanted = frozenset(names)
+        return {
+            name: self.world.view(
+                name, pool, wanted, room=host.max_replicas, others=others.get(name, 0)
+            )
+            for name, host in self.config().hosts.items()
+        }
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def write(self, pool: PoolName, books: Iterable[Local]) -> None:
+        """Write down what was decided without any host, all at once."""
+        with self.store.transaction():
+            for action in books:
+                self._write(pool, action)
+
+    def _write(self, pool: PoolName, action: Local) -> None:
+        match action:
+            case Introduce(host, found):
+                for fact in found:
+                    self.store.put_wish(Wish(name=ReplicaName(fact.name), pool=pool))
+                self.store.introduce(pool, host)
+            case FirstWish(names):
+                for name in names:
+                    self.store.put_wish(Wish(name=name, pool=pool))
+                self.store.first_wished(pool)
+            case Adopt(host, fact):
+                self.store.put_assignment(self._adopted(pool, host, fact))
+            case Forget(name, host):
+                self.store.drop_assignment(name, host)
+            case Retire(number, digest, hosts):
+                self.store.retire_generation(pool, number, digest, hosts)
+
+    def _adopted(self, pool: PoolName, host: HostName, fact: ContainerFact) -> Assignment:
+        digest = Digest(fact.digest)
+        return Assignment(
+            name=ReplicaName(fact.name),
+            pool=pool,
+            host=host,
+            since=self.clock(),
+            rung=restore_rung(digest) if digest else COLD,
+            generation=self.store.generation_number(pool, digest) if digest else None,
+            started=_found(fact),
+        )
+
+    # -- showing ----------------------------------------------------------------------------------
+
+    def tell(self, pool: PoolName, sentence: str) -> None:
+        """Give the sentence to those who wait for a change of the pool."""
+        moving = {move.change for move in self.store.moves(pool)}
+        for change in self.store.pending_changes(pool):
+            if change.id not in moving:
+                self.store.tell(change.id, sentence)
+
+    def show(self, name: PoolName, decided: Plan) -> None:
+        """Let readers see the pool as the plan says it is."""
+        pool = self.config().pools.get(name)
+        wished = {wish.name for wish in self.store.wishes(name)}
+        if pool is None and not decided.replicas:
+            self.world.forget_pool(name)
+            return
+        ready = sum(1 for r in decided.replicas if r.state == "ready" and r.name in wished)
+        status = PoolStatus(
+            name=name,
+            desired=len(wished),
+            ready=ready,
+            generation=self._current(pool),
+            sentence=decided.sentence,
+        )
+        self.world.planned(status, decided.replicas)
+
+    def _current(self, pool: Pool | None) -> int | None:
+        if pool is None:
+            return None
+        fingerprint = pool.application.fingerprint()
+        generations = self.store.generations(pool.name)
+        return next((g.number for g in generations if g.manifest.fingerprint == fingerprint), None)
+
+
+def _found(fact: ContainerFact) -> Started:
+    method = "restore" if fact.digest else "cold"
+    return Started(
+        name=fact.name,
+        container_id=fact.container_id,
+        address=fact.address,
+        method="move" if fact.method == "move" else "cold" if method == "cold" else "restore",
+        seconds=0.0,
+        started_at=fact.started_at,
+    )

@@ -1,0 +1,192 @@
+"""How a pool looks to its operator: its replicas, and one sentence. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from poold.model.fleet import HostName, Pool, Replica, ReplicaName, ReplicaState
+from poold.reconcile.actions import (
+    AdvanceMove,
+    BringUp,
+    DropGeneration,
+    MakeGeneration,
+    Remote,
+    SendGeneration,
+    SendImage,
+    TakeDown,
+    Thaw,
+    build_subject,
+    generation_subject,
+    removal_key,
+    replica_subject,
+)
+from poold.reconcile.snapshot import HostView, Snapshot
+from poold.store import Assignment, Move
+
+SHOWN_AT_ONCE = 4
+
+
+def describe(action: Remote) -> str:
+    """Say what an action does, as the sentence and a busy replica say it."""
+    match action:
+        case BringUp(digest=None):
+            return f"starting {action.name} cold on {action.host}"
+        case BringUp():
+            return f"restoring {action.name} on {action.host} from generation {action.generation}"
+        case TakeDown():
+            return f"removing {action.name} from {action.host}"
+        case Thaw():
+            return f"thawing {action.name} on {action.host}"
+        case MakeGeneration():
+            return f"building a generation on {action.builder}"
+        case SendImage():
+            return f"sending the image to {action.target}"
+        case SendGeneration():
+            return f"sending generation {action.number} to {action.target}"
+        case DropGeneration():
+            return f"clearing an old checkpoint from {action.host}"
+        case AdvanceMove():
+            return f"moving {action.name}"
+
+
+def shown(
+    snapshot: Snapshot,
+    waiting: Mapping[ReplicaName, str],
+    failed: Mapping[ReplicaName, Mapping[str, Any]],
+) -> tuple[Replica, ...]:
+    """Return the pool's replicas, wished or still there, by number."""
+    wished, assigned = snapshot.wished(), snapshot.assigned()
+    moves = {move.name: move for move in snapshot.moves}
+    known = {*wished, *assigned} if snapshot.pool is not None else {*assigned}
+    names = sorted(known, key=lambda name: (len(name), name))
+    replicas = []
+    for name in names:
+        assignment = assigned.get(name)
+        replica = _known(snapshot, name, assignment)
+        state, reason = _state(snapshot, name, assignment, moves.get(name))
+        if state == "waiting" and name in failed:
+            state, reason = "failed", str(failed[name].get("message", ""))
+        elif state == "waiting":
+            reason = waiting.get(name, "") or reason
+        if state in ("ready", "waiting", "starting") and _is_leaving(snapshot, name, replica.host):
+            state, reason = "removing", _why_still_there(snapshot, name)
+        replicas.append(_with(replica, state, reason))
+    return tuple(replicas)
+
+
+def _is_leaving(snapshot: Snapshot, name: ReplicaName, host: HostName | None) -> bool:
+    """Whether a replica is not wished, or not wished where it is."""
+    if snapshot.pool is None:
+        return False
+    wish = snapshot.wished().get(name)
+    return wish is None or (host is not None and wish.host not in (None, host))
+
+
+def _why_still_there(snapshot: Snapshot, name: ReplicaName) -> str:
+    retry = snapshot.retries.get(removal_key(name))
+    return retry.message if retry is not None else ""
+
+
+def _with(replica: Replica, state: ReplicaState, reason: str) -> Replica:
+    fields = {**{f: getattr(replica, f) for f in Replica.__dataclass_fields__}}
+    return Replica(**{**fields, "state": state, "reason": reason})
+
+
+def _known(snapshot: Snapshot, name: ReplicaName, assignment: Assignment | None) -> Replica:
+    """Return what is recorded of a replica, state left open."""
+    if assignment is None:
+        return Replica(name, snapshot.name, "waiting")
+    view = snapshot.hosts.get(assignment.host)
+    fact = view.ours(name) if view else None
+    started = assignment.started
+    if started is None:
+        return Replica(
+            name,
+            snapshot.name,
+            "waiting",
+            assignment.host,
+            fact.address or None if fact else None,
+            fact.container_id if fact else None,
+        )
+    return Replica(
+        name=name,
+        pool=snapshot.name,
+        state="waiting",
+        host=assignment.host,
+        address=(fact.address if fact else "") or started.address or None,
+        container_id=fact.container_id if fact else started.container_id,
+        method=started.method,
+        generation=assignment.generation,
+        started_at=started.started_at or None,
+        seconds=started.seconds or None,
+        phases=started.phases,
+    )
+
+
+def _state(
+    snapshot: Snapshot, name: ReplicaName, assignment: Assignment | None, move: Move | None
+) -> tuple[ReplicaState, str]:
+    if move is not None:
+        return "moving", f"from {move.source} to {move.target}: {move.step}"
+    busy = snapshot.busy.get(replica_subject(name))
+    if busy is not None and busy.startswith("removing"):
+        return "removing", ""
+    if assignment is None:
+        return ("starting", busy) if busy else ("waiting", "")
+    view = snapshot.hosts.get(assignment.host)
+    if view is None or not view.up:
+        return "unknown", _unheard(assignment.host, view)
+    if busy is not None:
+        return "starting", "; ".join(part for part in (busy, assignment.reason) if part)
+    fact = view.ours(name)
+    if fact is not None and fact.running and fact.ready:
+        return "ready", assignment.reason
+    return "waiting", fact.status if fact else ""
+
+
+def _unheard(name: HostName, view: HostView | None) -> str:
+    if view is None:
+        return f"the host {name} left the configuration"
+    return view.reason or f"the host {name} was not heard yet"
+
+
+def _held_up(snapshot: Snapshot, pool: Pool) -> Iterator[str]:
+    """Say why a checkpoint that was asked for is not being made or sent now."""
+    if not any(change.kind == "checkpoint" for change in snapshot.changes):
+        return
+    builder = snapshot.hosts.get(pool.builder)
+    if builder is None or not builder.up:
+        yield f"the checkpoint waits: {_unheard(pool.builder, builder)}"
+        return
+    subjects = [build_subject(pool.application.fingerprint())]
+    if usable := snapshot.usable():
+        subjects += [generation_subject(usable[0].digest, name) for name in sorted(pool.hosts)]
+    for subject in subjects:
+        retry = snapshot.retries.get(subject)
+        if retry is not None and subject not in snapshot.busy:
+            yield f"the checkpoint is tried again: {retry.message}"
+
+
+def sentence(snapshot: Snapshot, replicas: tuple[Replica, ...]) -> str:
+    """Say how the pool is: "hello 1/3: restoring hello2 on b from generation 1"."""
+    if snapshot.pool is None:
+        left = f"{len(replicas)} replicas left running" if replicas else "no replicas"
+        return f"{snapshot.name} left the configuration: {left}"
+    wished = snapshot.wished()
+    ready = sum(1 for replica in replicas if replica.state == "ready" and replica.name in wished)
+    parts = [text for _, text in sorted(snapshot.busy.items())]
+    acted_on = set(snapshot.busy)
+    stuck: dict[str, list[str]] = {}
+    for replica in replicas:
+        if replica.state == "ready" or replica_subject(replica.name) in acted_on:
+            continue
+        reason = f": {replica.reason}" if replica.reason else ""
+        stuck.setdefault(f"{replica.state}{reason}", []).append(replica.name)
+    parts += [f"{', '.join(names)} {text}" for text, names in stuck.items()]
+    parts += _held_up(snapshot, snapshot.pool)
+    head = f"{snapshot.name} {ready}/{len(wished)}"
+    if not parts:
+        return head
+    more = len(parts) - SHOWN_AT_ONCE
+    return f"{head}: {', '.join(parts[:SHOWN_AT_ONCE])}" + (f", {more} more" if more > 0 else "")

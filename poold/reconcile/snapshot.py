@@ -1,0 +1,106 @@
+"""Everything that deciding may know of one pool, frozen at one moment.
+
+Values only: taken from the store and the world by the loop, handed to `plan`. Nothing here asks a
+host or a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from poold.agent.messages import ContainerFact
+from poold.model.fleet import Change, Digest, Generation, HostName, Pool, PoolName, ReplicaName
+from poold.store import Assignment, Garbage, Move, Wish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostView:
+    """What is known of a host. Only an `up` one was listed since it was last reached.
+
+    `containers` are those of this pool and foreign ones with a name of it; `unsure` are names
+    whose state has to be listed again before anything is decided on them; `others` counts the
+    replicas of other pools; `images` are names known to be there, which may be forgotten.
+    """
+
+    name: HostName
+    state: Literal["up", "connecting", "unknown"] = "unknown"
+    reason: str = ""
+    containers: tuple[ContainerFact, ...] = ()
+    unsure: frozenset[str] = frozenset()
+    held: frozenset[Digest] = frozenset()
+    staged: frozenset[Digest] = frozenset()
+    images: frozenset[str] = frozenset()
+    running_actions: frozenset[str] = frozenset()
+    max_replicas: int = 100
+    others: int = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether its answers can be believed now."""
+        return self.state == "up"
+
+    def ours(self, name: str) -> ContainerFact | None:
+        """Return our container of that name."""
+        return next((c for c in self.containers if c.name == name and c.ours), None)
+
+    def foreign(self, name: str) -> bool:
+        """Whether somebody else's container has the name."""
+        return any(c.name == name and not c.ours for c in self.containers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Something failed and is tried again at `at`; `definite` failures step down a ladder."""
+
+    at: float
+    failed_at: float
+    failures: int
+    definite: bool
+    problem: Mapping[str, Any]
+
+    @property
+    def message(self) -> str:
+        """The failure in one sentence."""
+        return str(self.problem.get("message", "failed"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One pool at one moment; `pool` is None when it left the configuration.
+
+    `busy` maps the subject of each action under way to a participle ("restoring"); `retries` are
+    by subject; `own_actions` are ids of open intents.
+    """
+
+    name: PoolName
+    pool: Pool | None
+    seen_at: float = 0.0
+    first_wished: bool = True
+    introduced: frozenset[HostName] = frozenset()
+    wishes: tuple[Wish, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
+    generations: tuple[Generation, ...] = ()  # newest first, retired ones left out
+    moves: tuple[Move, ...] = ()
+    garbage: tuple[Garbage, ...] = ()
+    changes: tuple[Change, ...] = ()  # pending ones, oldest first
+    hosts: Mapping[HostName, HostView] = field(default_factory=dict)
+    busy: Mapping[str, str] = field(default_factory=dict)
+    retries: Mapping[str, Retry] = field(default_factory=dict)
+    own_actions: frozenset[str] = frozenset()
+
+    def usable(self) -> tuple[Generation, ...]:
+        """Return the generations that this pool's application may be restored from."""
+        if self.pool is None:
+            return ()
+        fingerprint = self.pool.application.fingerprint()
+        return tuple(g for g in self.generations if g.manifest.fingerprint == fingerprint)
+
+    def wished(self) -> dict[ReplicaName, Wish]:
+        """Return the wishes by name."""
+        return {wish.name: wish for wish in self.wishes}
+
+    def assigned(self) -> dict[ReplicaName, Assignment]:
+        """Return the assignments by name."""
+        return {assignment.name: assignment for assignment in self.assignments}

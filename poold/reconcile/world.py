@@ -1,0 +1,236 @@
+"""What the daemon believes of its hosts and pools: in memory, for readers and for planning.
+
+In: listings, outcomes and plans, folded as they come. Out: immutable values. Asking it asks no
+host, and it decides nothing.
+
+An outcome is newer than a listing that began before it: such a listing does not overrule it. After
+an action that ended badly nobody knows what it left: the name is *unsure* until a listing that
+began later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from poold.agent.messages import ContainerFact, GenerationFact, Observation, Started
+from poold.hosts.base import HostLink
+from poold.model.fleet import Digest, HostName, HostStatus, PoolName, PoolStatus, Replica
+from poold.reconcile.snapshot import HostView
+
+
+@dataclass(slots=True)
+class _Host:
+    """One host's facts; `touched` is the tick of the last outcome by container or digest."""
+
+    heard: bool = False
+    reason: str = ""
+    boot_id: str = ""
+    seen_at: float | None = None
+    containers: dict[str, ContainerFact] = field(default_factory=dict)
+    generations: dict[Digest, GenerationFact] = field(default_factory=dict)
+    running_actions: frozenset[str] = frozenset()
+    facts: dict[str, str] = field(default_factory=dict)
+    disk_free_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    images: set[str] = field(default_factory=set)
+    touched: dict[str, int] = field(default_factory=dict)
+    unsure: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A pool as its last plan left it."""
+
+    status: PoolStatus
+    replicas: tuple[Replica, ...]
+
+
+class World:
+    """Folded from one thread; what it hands out never changes. `clock`: seconds since the epoch."""
+
+    def __init__(
+        self, *, links: Mapping[HostName, HostLink], clock: Callable[[], float] = time.time
+    ) -> None:
+        self._links = links
+        self._clock = clock
+        self._hosts = {name: _Host() for name in links}
+        self._pools: dict[PoolName, Shown] = {}
+        self._tick = 0
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def replicas(self, pool: str | None = None) -> tuple[Replica, ...]:
+        """Return all replicas, or a pool's, as of the last plan."""
+        shown = (s for name, s in sorted(self._pools.items()) if pool in (None, name))
+        return tuple(replica for each in shown for replica in each.replicas)
+
+    def pools(self) -> tuple[PoolStatus, ...]:
+        """Return how each pool is."""
+        return tuple(shown.status for _, shown in sorted(self._pools.items()))
+
+    def sentence(self) -> str:
+        """Say how the fleet is in one line: "hello 1/3: restoring hello2 on b …"."""
+        return "; ".join(status.sentence for status in self.pools()) or "no pools yet"
+
+    def hosts(self) -> tuple[HostStatus, ...]:
+        """Return how each host is."""
+        return tuple(self._status(name) for name in self._hosts)
+
+    def _status(self, name: HostName) -> HostStatus:
+        known, link = self._hosts[name], self._links[name].status
+        state, reason = self._state(name)
+        return HostStatus(
+            name=name,
+            state=state,
+            boot_id=known.boot_id or link.boot_id,
+            seen_at=known.seen_at or link.seen_at,
+            facts={**link.facts, **known.facts},
+            disk_free_bytes=known.disk_free_bytes,
+            memory_free_bytes=known.memory_free_bytes,
+            reason=reason,
+        )
+
+    def _state(self, name: HostName) -> tuple[Literal["up", "connecting", "unknown"], str]:
+        """Believe a host to be up when it is reached and was listed since, in this boot."""
+        known, link = self._hosts[name], self._links[name].status
+        if link.state != "up":
+            known.heard = False
+            return link.state, link.reason or known.reason
+        if known.boot_id and link.boot_id and link.boot_id != known.boot_id:
+            known.heard = False
+        if known.heard:
+            return "up", ""
+        return ("unknown", known.reason) if known.reason else ("connecting", "not listed yet")
+
+    def view(
+        self, name: HostName, pool: PoolName, names: Iterable[str], *, room: int, others: int
+    ) -> HostView:
+        """Return a host as a pool's plan may see it; `names` are the pool's."""
+        known = self._hosts[name]
+        state, reason = self._state(name)
+        wanted = frozenset(names)
+        return HostView(
+            name=name,
+            state=state,
+            reason=reason,
+            containers=tuple(
+                fact
+                for fact in known.containers.values()
+                if (fact.pool == pool if fact.ours else fact.name in wanted)
+            ),
+            unsure=frozenset(known.unsure),
+            held=frozenset(known.generations),
+            staged=frozenset(d for d, fact in known.generations.items() if fact.staged),
+            images=frozenset(known.images),
+            running_actions=known.running_actions,
+            max_replicas=room,
+            others=others,
+        )
+
+    # -- listings ---------------------------------------------------------------------------------
+
+    def begin(self) -> int:
+        """Return a token for a listing that begins now."""
+        self._tick += 1
+        return self._tick
+
+    def observed(self, name: HostName, token: int, seen: Observation) -> None:
+        """Fold a listing, but for what outcomes since `token` said otherwise."""
+        known = self._hosts[name]
+        if known.boot_id and known.boot_id != seen.boot_id:
+            known.containers, known.touched, known.unsure = {}, {}, {}
+        newer = {key for key, tick in known.touched.items() if tick > token}
+        containers = {c.name: c for c in seen.containers if c.name not in newer}
+        kept = {k: c for k, c in known.containers.items() if k in newer}
+        generations = {g.digest: g for g in seen.generations if g.digest not in newer}
+        held = {k: g for k, g in known.generations.items() if k in newer}
+        known.containers, known.generations = {**containers, **kept}, {**generations, **held}
+        known.unsure = {k: tick for k, tick in known.unsure.items() if tick > token}
+        known.touched = {k: tick for k, tick in known.touched.items() if tick > token}
+        known.heard, known.reason = True, ""
+        known.boot_id, known.seen_at = seen.boot_id, self._clock()
+        known.running_actions = frozenset(seen.running_actions)
+        known.facts = dict(seen.facts)
+        known.disk_free_bytes = seen.disk_free_bytes
+        known.memory_free_bytes = seen.memory_free_bytes
+
+    def unheard(self, name: HostName, reason: str) -> None:
+        """Fold a listing that failed: nothing of the host can be believed until the next."""
+        self._hosts[name].heard = False
+        self._hosts[name].reason = reason
+
+    # -- outcomes ---------------------------------------------------------------------------------
+
+    def started(self, name: HostName, pool: str, started: Started, digest: str) -> None:
+        """Fold a replica that came up."""
+        self._touch(name, started.name)
+        self._hosts[name].containers[started.name] = ContainerFact(
+            name=started.name,
+            container_id=started.container_id,
+            ours=True,
+            pool=pool,
+            role="replica",
+            running=True,
+            status="running",
+            digest=digest,
+            method=started.method,
+            address=started.address,
+            started_at=started.started_at,
+            ready=True,
+        )
+
+    def frozen(self, name: HostName, replica: str) -> None:
+        """Fold a replica that was captured and left frozen."""
+        self._touch(name, replica)
+        fact = self._hosts[name].containers.get(replica)
+        if fact is not None:
+            self._hosts[name].containers[replica] = replace(
+                fact, role="captured", running=False, ready=False, status="captured"
+            )
+
+    def gone(self, name: HostName, replica: str, container_id: str = "") -> None:
+        """Fold a removal; with an id, only of that very container."""
+        fact = self._hosts[name].containers.get(replica)
+        if fact is not None and container_id in ("", fact.container_id):
+            self._touch(name, replica)
+            del self._hosts[name].containers[replica]
+
+    def unsure(self, name: HostName, replica: str) -> None:
+        """Nobody knows what a failed action left under this name: the next listing tells."""
+        self._hosts[name].unsure[replica] = self.begin()
+
+    def hosts_unsure(self) -> tuple[HostName, ...]:
+        """Return the hosts on which something has to be listed again."""
+        return tuple(name for name, known in self._hosts.items() if known.unsure)
+
+    def staged(self, name: HostName, pool: str, digest: Digest, size_bytes: int) -> None:
+        """Fold a generation that a host has verified and unpacked."""
+        self._touch(name, digest)
+        fact = GenerationFact(digest=digest, pool=pool, staged=True, bytes=size_bytes)
+        self._hosts[name].generations[digest] = fact
+
+    def imaged(self, name: HostName, image: str) -> None:
+        """Fold an image that a host has."""
+        self._hosts[name].images.add(image)
+
+    def dropped(self, name: HostName, digest: Digest) -> None:
+        """Fold a generation that a host has deleted."""
+        self._touch(name, digest)
+        self._hosts[name].generations.pop(digest, None)
+
+    def _touch(self, name: HostName, key: str) -> None:
+        self._hosts[name].touched[key] = self.begin()
+        self._hosts[name].unsure.pop(key, None)
+
+    # -- plans ------------------------------------------------------------------------------------
+
+    def planned(self, status: PoolStatus, replicas: tuple[Replica, ...]) -> None:
+        """Show a pool as its plan says it is."""
+        self._pools[status.name] = Shown(status, replicas)
+
+    def forget_pool(self, pool: PoolName) -> None:
+        """Show a pool no more."""
+        self._pools.pop(pool, None)

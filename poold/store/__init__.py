@@ -1,0 +1,6 @@
+"""Wishes, changes, assignments, intents, generations, moves: one SQLite file, one writer."""
+
+from poold.store.records import Assignment, Garbage, Intent, Move, MoveStep, Wish
+from poold.store.store import SeenPool, Store
+
+__all__ = ["Assignment", "Garbage", "Intent", "Move", "MoveStep", "SeenPool", "Store", "Wish"]

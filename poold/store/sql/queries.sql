@@ -1,0 +1,124 @@
+-- name: pool_get
+SELECT * FROM pools WHERE name = :name;
+
+-- name: pool_names
+SELECT name FROM pools ORDER BY name;
+
+-- name: pool_see
+INSERT INTO pools (name, seen_at) VALUES (:name, :seen_at) ON CONFLICT (name) DO NOTHING;
+
+-- name: pool_first_wish
+UPDATE pools SET first_wish_at = :at WHERE name = :name;
+
+-- name: pool_forget
+DELETE FROM pools WHERE name = :name;
+
+-- name: introductions_list
+SELECT host FROM introductions WHERE pool = :pool;
+
+-- name: introduction_put
+INSERT INTO introductions (pool, host, at) VALUES (:pool, :host, :at)
+ON CONFLICT (pool, host) DO NOTHING;
+
+-- name: wishes_list
+SELECT * FROM wishes WHERE :pool IS NULL OR pool = :pool ORDER BY name;
+
+-- name: wish_put
+INSERT INTO wishes (name, pool, host) VALUES (:name, :pool, :host)
+ON CONFLICT (name) DO UPDATE SET host = excluded.host WHERE pool = excluded.pool;
+
+-- name: wish_drop
+DELETE FROM wishes WHERE name = :name;
+
+-- name: assignments_list
+SELECT * FROM assignments WHERE :pool IS NULL OR pool = :pool ORDER BY name;
+
+-- name: assignment_get
+SELECT * FROM assignments WHERE name = :name;
+
+-- name: assignment_put
+INSERT INTO assignments (name, pool, host, since, rung, failed_rungs, reason, generation, started)
+VALUES (:name, :pool, :host, :since, :rung, :failed_rungs, :reason, :generation, :started)
+ON CONFLICT (name) DO UPDATE SET
+    host = excluded.host, since = excluded.since, rung = excluded.rung,
+    failed_rungs = excluded.failed_rungs, reason = excluded.reason,
+    generation = excluded.generation, started = excluded.started
+WHERE pool = excluded.pool;
+
+-- name: assignment_drop
+DELETE FROM assignments WHERE name = :name AND host = :host;
+
+-- name: intents_list
+SELECT * FROM intents WHERE :pool IS NULL OR pool = :pool ORDER BY created_at, action;
+
+-- name: intent_put
+INSERT INTO intents (action, pool, host, subject, verb, request, boot_id, created_at)
+VALUES (:action, :pool, :host, :subject, :verb, :request, :boot_id, :created_at);
+
+-- name: intent_drop
+DELETE FROM intents WHERE action = :action;
+
+-- name: change_add
+INSERT INTO changes (pool, kind, wish, actor, reason, created_at, state, progress, settled_at)
+VALUES (:pool, :kind, :wish, :actor, :reason, :created_at, :state, :progress, :settled_at);
+
+-- name: change_get
+SELECT * FROM changes WHERE id = :id;
+
+-- name: changes_list
+SELECT * FROM changes WHERE :pool IS NULL OR pool = :pool ORDER BY id DESC LIMIT :limit;
+
+-- name: changes_pending
+SELECT * FROM changes WHERE state = 'pending' AND (:pool IS NULL OR pool = :pool) ORDER BY id;
+
+-- name: change_end
+UPDATE changes
+SET state = :state, progress = :progress, seq = :seq, problem = :problem, phases = :phases,
+    settled_at = :settled_at
+WHERE id = :id AND state = 'pending';
+
+-- name: changes_renumber
+UPDATE changes SET seq = seq + 1000000 WHERE state = 'pending';
+
+-- name: generations_list
+SELECT * FROM generations WHERE pool = :pool AND retired_at IS NULL ORDER BY number DESC;
+
+-- name: generation_number
+SELECT number FROM generations WHERE pool = :pool AND digest = :digest;
+
+-- name: generation_last
+SELECT coalesce(max(number), 0) AS number FROM generations WHERE pool = :pool;
+
+-- name: generation_add
+INSERT INTO generations (pool, number, digest, manifest, builder, proven_at)
+VALUES (:pool, :number, :digest, :manifest, :builder, :proven_at);
+
+-- name: generation_retire
+UPDATE generations SET retired_at = :at WHERE pool = :pool AND number = :number;
+
+-- name: moves_list
+SELECT * FROM moves WHERE :pool IS NULL OR pool = :pool ORDER BY name;
+
+-- name: move_put
+INSERT INTO moves (name, pool, change_id, source, target, step, action, attempt, container_id,
+                   sealed, frozen_at, problem, phases)
+VALUES (:name, :pool, :change_id, :source, :target, :step, :action, :attempt, :container_id,
+        :sealed, :frozen_at, :problem, :phases)
+ON CONFLICT (name) DO UPDATE SET
+    step = excluded.step, action = excluded.action, attempt = excluded.attempt,
+    container_id = excluded.container_id, sealed = excluded.sealed,
+    frozen_at = excluded.frozen_at, problem = excluded.problem, phases = excluded.phases
+WHERE change_id = excluded.change_id;
+
+-- name: move_drop
+DELETE FROM moves WHERE name = :name;
+
+-- name: garbage_list
+SELECT * FROM garbage WHERE pool = :pool ORDER BY digest, host;
+
+-- name: garbage_put
+INSERT INTO garbage (digest, host, pool) VALUES (:digest, :host, :pool)
+ON CONFLICT (digest, host) DO NOTHING;
+
+-- name: garbage_drop
+DELETE FROM garbage WHERE digest = :digest AND host = :host;

@@ -1,0 +1,355 @@
+"""The daemon's memory: one SQLite file, one writer.
+
+In: accepted wishes, assignments, intents, outcomes, each durable when the call (or the enclosing
+`transaction`) returns. Out: the same, as values. It decides nothing and waits for nobody but the
+readers of changes.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from poold.agent.codec import decode, decode_request, encode
+from poold.agent.messages import Sealed, Started
+from poold.model.fleet import (
+    ActionId,
+    Change,
+    ChangeId,
+    ChangeKind,
+    ChangeState,
+    Digest,
+    Generation,
+    HostName,
+    Manifest,
+    Phases,
+    PoolName,
+    ReplicaName,
+)
+from poold.store.changes import Changes
+from poold.store.database import Database
+from poold.store.records import Assignment, Garbage, Intent, Move, Wish
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenPool:
+    """A pool that this store knows, and how far its first look at the hosts has come."""
+
+    name: PoolName
+    seen_at: float
+    first_wish_at: float | None
+    introduced: frozenset[HostName]
+
+
+class Store:
+    """Opened by one daemon at a time: raises Refused("store.locked") for the second.
+
+    `clock` counts seconds since the epoch. Use it from one thread.
+    """
+
+    def __init__(self, state_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = Database(state_dir)
+        self._clock = clock
+        self._changes = Changes(self._database, clock)
+        self._listeners: list[Callable[[PoolName], None]] = []
+        self._ended: list[ChangeId] = []
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make everything inside durable at once, or nothing."""
+        with self._database.transaction():
+            yield
+        ended, self._ended = self._ended, []
+        for change in ended:
+            self._changes.ended(change)
+
+    def listen(self, listener: Callable[[PoolName], None]) -> None:
+        """Call `listener` with the pool's name after each accepted wish."""
+        self._listeners.append(listener)
+
+    def notify(self, pool: PoolName) -> None:
+        """Tell the listeners that something was wished of a pool."""
+        for listener in self._listeners:
+            listener(pool)
+
+    # -- changes ----------------------------------------------------------------------------------
+
+    def change(self, change: ChangeId, /) -> Change | None:
+        """Return one change, None where there is none of that number."""
+        return self._changes.get(change)
+
+    def changes(self, *, pool: str | None = None, limit: int = 50) -> tuple[Change, ...]:
+        """Return the newest changes first."""
+        return self._changes.newest(pool, limit)
+
+    def pending_changes(self, pool: str | None = None) -> tuple[Change, ...]:
+        """Return the changes that did not end, oldest first."""
+        return self._changes.pending(pool)
+
+    async def wait_change(
+        self, change: ChangeId, /, *, after_seq: int, timeout_seconds: float
+    ) -> Change:
+        """Return the change once its seq is above `after_seq` or it ended, or at the timeout."""
+        return await self._changes.wait(
+            change, after_seq=after_seq, timeout_seconds=timeout_seconds
+        )
+
+    def accept(
+        self,
+        *,
+        pool: str,
+        kind: ChangeKind,
+        wish: Mapping[str, object],
+        actor: str,
+        reason: str,
+        done: bool = False,
+    ) -> Change:
+        """Record an accepted wish; `done` where there is nothing to do for it."""
+        return self._changes.add(
+            pool=pool, kind=kind, wish=wish, actor=actor, reason=reason, done=done
+        )
+
+    def tell(self, change: ChangeId, progress: str) -> None:
+        """Say what is happening for a change now; not durable."""
+        self._changes.tell(change, progress)
+
+    def end_change(
+        self,
+        change: ChangeId,
+        state: ChangeState,
+        *,
+        progress: str,
+        problem: Mapping[str, object] | None = None,
+        phases: Phases | None = None,
+    ) -> None:
+        """Settle or fail a pending change."""
+        with self.transaction():
+            self._changes.end(change, state, progress=progress, problem=problem, phases=phases)
+            self._ended.append(change)
+
+    # -- pools and wishes -------------------------------------------------------------------------
+
+    def see_pool(self, pool: PoolName) -> SeenPool:
+        """Return what is known of a pool, remembering it when it is new."""
+        row = self._database.row("pool_get", name=pool)
+        if row is None:
+            self._database.run("pool_see", name=pool, seen_at=self._clock())
+            row = self._database.row("pool_get", name=pool)
+        assert row is not None  # noqa: S101 - inserted above, by the only writer
+        hosts = self._database.rows("introductions_list", pool=pool)
+        return SeenPool(**row, introduced=frozenset(HostName(r["host"]) for r in hosts))
+
+    def known_pools(self) -> tuple[PoolName, ...]:
+        """Return the pools that were ever seen, whether or not they are still configured."""
+        return tuple(PoolName(row["name"]) for row in self._database.rows("pool_names"))
+
+    def introduce(self, pool: PoolName, host: HostName) -> None:
+        """Remember that a host's containers of a pool were looked through for adoption."""
+        self._database.run("introduction_put", pool=pool, host=host, at=self._clock())
+
+    def first_wished(self, pool: PoolName) -> None:
+        """Remember that the configuration's `replicas` was applied."""
+        self._database.run("pool_first_wish", name=pool, at=self._clock())
+
+    def wishes(self, pool: str | None = None) -> tuple[Wish, ...]:
+        """Return the wished replicas by name."""
+        return tuple(Wish(**row) for row in self._database.rows("wishes_list", pool=pool))
+
+    def put_wish(self, wish: Wish) -> None:
+        """Wish for a replica, or change its pin."""
+        self._database.run("wish_put", name=wish.name, pool=wish.pool, host=wish.host)
+
+    def drop_wish(self, name: ReplicaName) -> None:
+        """Wish for a replica no more."""
+        self._database.run("wish_drop", name=name)
+
+    # -- assignments ------------------------------------------------------------------------------
+
+    def assignments(self, pool: str | None = None) -> tuple[Assignment, ...]:
+        """Return who runs where, by name."""
+        return tuple(map(_assignment, self._database.rows("assignments_list", pool=pool)))
+
+    def assignment(self, name: ReplicaName) -> Assignment | None:
+        """Return the host that may run a name, and how it came up."""
+        row = self._database.row("assignment_get", name=name)
+        return _assignment(row) if row else None
+
+    def put_assignment(self, assignment: Assignment) -> None:
+        """Write or replace who may run a name."""
+        self._database.run(
+            "assignment_put",
+            name=assignment.name,
+            pool=assignment.pool,
+            host=assignment.host,
+            since=assignment.since,
+            rung=assignment.rung,
+            failed_rungs=json.dumps(assignment.failed_rungs),
+            reason=assignment.reason,
+            generation=assignment.generation,
+            started=_dump(assignment.started),
+        )
+
+    def drop_assignment(self, name: ReplicaName, host: HostName) -> None:
+        """Free a name, if it is still that host's; only after the host confirmed its absence."""
+        self._database.run("assignment_drop", name=name, host=host)
+
+    # -- intents ----------------------------------------------------------------------------------
+
+    def intents(self, pool: str | None = None) -> tuple[Intent, ...]:
+        """Return the requests whose outcome is not folded, oldest first."""
+        return tuple(map(_intent, self._database.rows("intents_list", pool=pool)))
+
+    def put_intent(self, intent: Intent) -> None:
+        """Write a request down before it is sent."""
+        self._database.run(
+            "intent_put",
+            action=intent.action,
+            pool=intent.pool,
+            host=intent.host,
+            subject=intent.subject,
+            verb=intent.request.verb,
+            request=_dump(intent.request),
+            boot_id=intent.boot_id,
+            created_at=intent.created_at,
+        )
+
+    def drop_intent(self, action: ActionId) -> None:
+        """Forget a request whose outcome is folded."""
+        self._database.run("intent_drop", action=action)
+
+    # -- generations ------------------------------------------------------------------------------
+
+    def generations(self, pool: str, /) -> tuple[Generation, ...]:
+        """Return a pool's generations that were not retired, the newest first."""
+        rows = self._database.rows("generations_list", pool=pool)
+        return tuple(map(_generation, rows))
+
+    def generation_number(self, pool: PoolName, digest: str) -> int | None:
+        """Return the number of a generation, retired ones included."""
+        row = self._database.row("generation_number", pool=pool, digest=digest)
+        return int(row["number"]) if row else None
+
+    def add_generation(self, pool: PoolName, sealed: Sealed, builder: HostName) -> int:
+        """Give a proven generation its number; the same digest keeps the one it has."""
+        with self.transaction():
+            known = self.generation_number(pool, sealed.digest)
+            if known is not None:
+                return known
+            row = self._database.row("generation_last", pool=pool)
+            number = (int(row["number"]) if row else 0) + 1
+            self._database.run(
+                "generation_add",
+                pool=pool,
+                number=number,
+                digest=sealed.digest,
+                manifest=_dump(sealed.manifest),
+                builder=builder,
+                proven_at=self._clock(),
+            )
+            return number
+
+    def retire_generation(
+        self, pool: PoolName, number: int, digest: Digest, hosts: Iterable[HostName]
+    ) -> None:
+        """Take a generation out of service and have it removed from these hosts."""
+        with self.transaction():
+            self._database.run("generation_retire", pool=pool, number=number, at=self._clock())
+            for host in hosts:
+                self.put_garbage(Garbage(digest=digest, host=host, pool=pool))
+
+    def garbage(self, pool: str) -> tuple[Garbage, ...]:
+        """Return what is still to be removed from hosts."""
+        return tuple(Garbage(**row) for row in self._database.rows("garbage_list", pool=pool))
+
+    def put_garbage(self, garbage: Garbage) -> None:
+        """Have a generation or capture removed from a host."""
+        self._database.run(
+            "garbage_put", digest=garbage.digest, host=garbage.host, pool=garbage.pool
+        )
+
+    def drop_garbage(self, digest: Digest, host: HostName) -> None:
+        """Forget what a host confirmed not to hold."""
+        self._database.run("garbage_drop", digest=digest, host=host)
+
+    # -- moves ------------------------------------------------------------------------------------
+
+    def moves(self, pool: str | None = None) -> tuple[Move, ...]:
+        """Return the moves under way, by name."""
+        return tuple(map(_move, self._database.rows("moves_list", pool=pool)))
+
+    def put_move(self, move: Move) -> None:
+        """Begin a move or write its next step down."""
+        self._database.run(
+            "move_put",
+            name=move.name,
+            pool=move.pool,
+            change_id=move.change,
+            source=move.source,
+            target=move.target,
+            step=move.step,
+            action=move.action,
+            attempt=move.attempt,
+            container_id=move.container_id,
+            sealed=_dump(move.sealed),
+            frozen_at=move.frozen_at,
+            problem=json.dumps(move.problem) if move.problem else None,
+            phases=json.dumps(move.phases),
+        )
+
+    def drop_move(self, name: ReplicaName) -> None:
+        """Forget a move that ended."""
+        self._database.run("move_drop", name=name)
+
+
+def _dump(value: Any) -> str | None:
+    return None if value is None else json.dumps(encode(value))
+
+
+def _load(kind: type[T], text: str | None) -> T | None:
+    return None if text is None else decode(kind, json.loads(text))
+
+
+def _assignment(row: sqlite3.Row) -> Assignment:
+    fields = dict(row)
+    fields["failed_rungs"] = tuple(json.loads(fields["failed_rungs"]))
+    fields["started"] = _load(Started, fields["started"])
+    return Assignment(**fields)
+
+
+def _intent(row: sqlite3.Row) -> Intent:
+    fields = dict(row)
+    fields["request"] = decode_request(fields.pop("verb"), json.loads(fields["request"]))
+    return Intent(**fields)
+
+
+def _generation(row: sqlite3.Row) -> Generation:
+    manifest = decode(Manifest, json.loads(row["manifest"]))
+    return Generation(
+        pool=row["pool"],
+        number=row["number"],
+        digest=row["digest"],
+        manifest=manifest,
+        builder=row["builder"],
+        proven_at=row["proven_at"],
+    )
+
+
+def _move(row: sqlite3.Row) -> Move:
+    fields = dict(row)
+    fields["change"] = fields.pop("change_id")
+    fields["sealed"] = _load(Sealed, fields["sealed"])
+    fields["problem"] = json.loads(fields["problem"]) if fields["problem"] else None
+    fields["phases"] = json.loads(fields["phases"])
+    return Move(**fields)

@@ -1,0 +1,326 @@
+"""plan(snapshot, now): no promise is broken by any snapshot; and the design's own examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings, strategies as st
+
+from poold.agent.messages import ContainerFact
+from poold.model.application import Application
+from poold.model.fleet import Change, Generation, Manifest, Pool
+from poold.reconcile.actions import (
+    AdvanceMove,
+    BringUp,
+    DropGeneration,
+    Forget,
+    MakeGeneration,
+    SendGeneration,
+    SendImage,
+    TakeDown,
+)
+from poold.reconcile.plan import plan
+from poold.reconcile.snapshot import HostView, Retry, Snapshot
+from poold.store import Assignment, Garbage, Move, Wish
+
+APPLICATION = Application(image="hello:1", port=8080)
+POOL = Pool(
+    name="hello", application=APPLICATION, hosts=("a", "b"), builder="a",
+    replica_name="hello{n}", max=5,
+)  # fmt: skip
+
+
+def generation(number, fingerprint=None):
+    manifest = Manifest(
+        pool="hello", build=f"build-{number}", fingerprint=fingerprint or APPLICATION.fingerprint(),
+        image="hello:1", image_id="sha256:i", archive_sha256="a", archive_bytes=1,
+        packed_sha256="p", packed_bytes=1, engine="", runtime="", criu="", kernel="", machine="",
+        cpu_flags=(), created_at=0.0,
+    )  # fmt: skip
+    return Generation("hello", number, f"sha256:{number:064}", manifest, "a", 100.0 * number)
+
+
+def fact(name, *, ours=True, ready=True, role="replica", container_id=""):
+    return ContainerFact(
+        name=name, container_id=container_id or f"c-{name}", ours=ours,
+        pool="hello" if ours else "",
+        role=role if ours else "foreign", running=ready, status="running" if ready else "exited",
+        ready=ready,
+    )  # fmt: skip
+
+
+def host(name, *facts, staged=(), state="up", **fields):
+    digests = frozenset(g.digest for g in staged)
+    return HostView(
+        name=name, state=state, containers=facts, held=digests, staged=digests, **fields
+    )
+
+
+def snapshot(*hosts, wished=(), assigned=(), generations=(), **fields):
+    defaults = {"introduced": frozenset({"a", "b"})}
+    return Snapshot(
+        name="hello", pool=fields.pop("pool", POOL),
+        wishes=tuple(Wish(name=n, pool="hello") for n in wished),
+        assignments=tuple(
+            Assignment(name=n, pool="hello", host=h, since=1.0) for n, h in dict(assigned).items()
+        ),
+        generations=generations, hosts={h.name: h for h in hosts}, **{**defaults, **fields},
+    )  # fmt: skip
+
+
+def test_the_example_of_the_style_guide():
+    """Two hosts, b without generation 7, from one to three: send, restore here, wait for b."""
+    seven = generation(7)
+    given_ = snapshot(
+        host("a", fact("hello1"), staged=[seven]), host("b"),
+        wished=["hello1", "hello2", "hello3"], assigned={"hello1": "a"}, generations=(seven,),
+    )  # fmt: skip
+    decided = plan(given_, 0.0)
+    assert decided.actions == (
+        SendGeneration(7, seven.digest, "a", "b"),
+        BringUp("hello3", "a", seven.digest, 7),
+    )
+    sent = snapshot(
+        host("a", fact("hello1"), staged=[seven]), host("b", staged=[seven]),
+        wished=["hello1", "hello2", "hello3"], assigned={"hello1": "a", "hello3": "a"},
+        generations=(seven,), busy={"replica:hello3": "restoring hello3"},
+    )  # fmt: skip
+    assert plan(sent, 0.0).actions == (BringUp("hello2", "b", seven.digest, 7),)
+
+
+def test_redundant_ones_go_before_missing_ones_come():
+    """Removal is planned first; the name is freed only when the host confirmed."""
+    one = generation(1)
+    given_ = snapshot(
+        host("a", fact("hello1"), fact("hello2"), staged=[one]), host("b", staged=[one]),
+        wished=["hello1", "hello3"], assigned={"hello1": "a", "hello2": "a"}, generations=(one,),
+    )  # fmt: skip
+    down, up = plan(given_, 0.0).actions
+    assert isinstance(down, TakeDown)
+    assert (down.name, down.container_id) == ("hello2", "c-hello2")
+    assert isinstance(up, BringUp)
+    assert (up.name, up.host) == ("hello3", "b")
+    gone = replace(given_, hosts={**given_.hosts, "a": host("a", fact("hello1"), staged=[one])})
+    assert plan(gone, 0.0).books == (Forget("hello2", "a"),)
+
+
+def test_an_unreachable_host_keeps_its_names():
+    """Nothing is planned for what runs on a host that cannot be asked."""
+    one = generation(1)
+    given_ = snapshot(
+        host("a", staged=[one]), host("b", fact("hello1"), state="unknown", reason="cut"),
+        wished=["hello1"], assigned={"hello1": "b"}, generations=(one,),
+    )  # fmt: skip
+    decided = plan(given_, 0.0)
+    assert decided.actions == ()
+    assert decided.replicas[0].state == "unknown"
+    assert decided.sentence == "hello 0/1: hello1 unknown: cut"
+
+
+def test_a_build_container_is_left_to_its_build():
+    """Owned by a running or an open action it stays; left over it goes."""
+    proof = replace(fact("poold-proof-1", role="proof"), build="build-1")
+    owned = host("a", proof, running_actions=frozenset({"build-1"}))
+    assert plan(snapshot(owned, host("b")), 0.0).actions == ()
+    ours = snapshot(host("a", proof), host("b"), own_actions=frozenset({"build-1"}))
+    assert plan(ours, 0.0).actions == ()
+    (left,) = plan(snapshot(host("a", proof), host("b")), 0.0).actions
+    assert isinstance(left, TakeDown)
+
+
+def test_a_change_is_not_failed_by_an_older_failure_before_it_was_tried_again():
+    """hello1 failed before the wish: the change waits for what the next try gives."""
+    retry = Retry(at=50.0, failed_at=10.0, failures=3, definite=True, problem={"message": "cannot"})
+    change = Change(1, "hello", "scale", {"names": ["hello1"], "removed": []}, "t", 20.0)
+    given_ = replace(
+        snapshot(host("a"), host("b", fact("hello1", ours=False)), wished=["hello1"]),
+        assignments=(
+            Assignment(name="hello1", pool="hello", host="a", since=1.0, failed_rungs=("cold",)),
+        ),
+        retries={"replica:hello1": retry, f"build:{APPLICATION.fingerprint()}": retry},
+        changes=(change,),
+    )
+    assert plan(given_, 30.0).replicas[0].state == "failed"
+    assert plan(given_, 30.0).verdicts == ()
+    later = replace(
+        given_, retries={**given_.retries, "replica:hello1": replace(retry, failed_at=25.0)}
+    )
+    (verdict,) = plan(later, 30.0).verdicts
+    assert verdict.state == "failed"
+
+
+# -- any snapshot --------------------------------------------------------------------------------
+
+NAMES = [f"hello{n}" for n in range(1, 5)]
+GENERATIONS = (generation(3), generation(2, "sha256:other"), generation(1))
+
+
+@st.composite
+def snapshots(draw):
+    """Anything that the store and the hosts could say, sensible or not."""
+    hosts = []
+    for name in ("a", "b"):
+        names = draw(st.lists(st.sampled_from([*NAMES, "poold-build-1"]), unique=True))
+        facts = []
+        for each in names:
+            role = "build" if each.startswith("poold") else draw(
+                st.sampled_from(["replica", "replica", "captured"])
+            )  # fmt: skip
+            facts.append(
+                fact(
+                    each, ours=draw(st.booleans()), ready=draw(st.booleans()), role=role,
+                    container_id=f"{name}-{each}",
+                )
+            )  # fmt: skip
+        hosts.append(
+            host(
+                name, *facts, staged=draw(st.lists(st.sampled_from(GENERATIONS))),
+                state=draw(st.sampled_from(["up", "up", "up", "connecting", "unknown"])),
+                unsure=draw(st.frozensets(st.sampled_from(NAMES), max_size=1)),
+                max_replicas=draw(st.integers(0, 4)), others=draw(st.integers(0, 1)),
+            )
+        )  # fmt: skip
+    wishes = draw(st.lists(st.sampled_from(NAMES), unique=True))
+    pins = {n: draw(st.sampled_from([None, None, "a", "b"])) for n in wishes}
+    assigned = draw(st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["a", "b", "gone"])))
+    moving = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=1))
+    rungs = st.sampled_from(["cold", *(f"restore:{g.digest}" for g in GENERATIONS)])
+    problem = {"message": "cannot", "code": "x"}
+    retries = {
+        f"{kind}:{n}": Retry(
+            at=draw(st.floats(0, 200)), failed_at=50.0, failures=draw(st.integers(1, 6)),
+            definite=draw(st.booleans()), problem=problem,
+        )
+        for kind in ("replica", "removal")
+        for n in draw(st.lists(st.sampled_from(NAMES), max_size=2))
+    }  # fmt: skip
+    return Snapshot(
+        name="hello",
+        pool=draw(st.sampled_from([POOL, POOL, POOL, None])),
+        introduced=draw(st.sampled_from([frozenset("ab"), frozenset("a"), frozenset()])),
+        first_wished=draw(st.booleans()),
+        wishes=tuple(Wish(name=n, pool="hello", host=pins[n]) for n in wishes),
+        assignments=tuple(
+            Assignment(
+                name=n, pool="hello", host=h, since=1.0,
+                failed_rungs=tuple(draw(st.lists(rungs, unique=True))),
+            )
+            for n, h in assigned.items()
+        ),
+        generations=draw(st.sampled_from([(), GENERATIONS, GENERATIONS[1:2]])),
+        moves=tuple(
+            Move(name=n, pool="hello", change=1, source="a", target="b", step="send", action="m")
+            for n in moving
+        ),
+        garbage=tuple(
+            Garbage(digest=g.digest, host="b", pool="hello")
+            for g in draw(st.lists(st.sampled_from(GENERATIONS), max_size=1))
+        ),
+        changes=(Change(2, "hello", "scale", {"names": wishes, "removed": []}, "t", 1.0),),
+        hosts={h.name: h for h in hosts},
+        busy=draw(st.sampled_from([{}, {f"replica:{NAMES[0]}": "restoring"}])),
+        retries=retries,
+    )  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(snapshots(), st.floats(0, 200))
+def test_whatever_the_snapshot_the_rules_hold(given_, now):
+    """No name twice, none busy, none elsewhere than assigned; nothing foreign; all on up hosts."""
+    decided = plan(given_, now)
+    assert decided == plan(given_, now)
+    subjects = [action.subject for action in decided.actions]
+    assert len(subjects) == len(set(subjects))
+    assert not set(subjects) & set(given_.busy)
+    assigned, wished = given_.assigned(), given_.wished()
+    moving = {move.name for move in given_.moves}
+    if given_.pool is None:
+        assert decided.actions == decided.books == ()
+    for action in decided.actions:
+        match action:
+            case BringUp():
+                view = given_.hosts[action.host]
+                assert view.up
+                assert action.name in wished
+                assert action.name not in moving
+                assert wished[action.name].host in (None, action.host) or action.name in assigned
+                assert assigned.get(action.name) is None or (
+                    assigned[action.name].host == action.host
+                )
+                assert all(h.ours(action.name) is None for h in given_.hosts.values() if h.up)
+                assert not view.foreign(action.name)
+                assert action.name not in view.unsure
+                assert action.digest is None or action.digest in view.staged
+                assert action.rung not in action.failed_rungs
+                fingerprints = {g.digest: g.manifest.fingerprint for g in given_.generations}
+                assert action.digest is None or (
+                    fingerprints[action.digest] == APPLICATION.fingerprint()
+                )
+            case TakeDown():
+                view = given_.hosts[action.host]
+                here = view.ours(action.name)
+                assert view.up
+                assert here is not None
+                assert here.container_id == action.container_id
+                assert action.name not in moving
+                healthy = here.role == "replica" and here.ready
+                kept = assigned.get(action.name)
+                needed = (
+                    action.name in wished and kept is not None and kept.host == action.host
+                    and wished[action.name].host in (None, action.host)
+                )  # fmt: skip
+                assert not (healthy and needed)
+            case SendGeneration():
+                assert given_.hosts[action.target].up
+                assert action.digest in given_.hosts[action.source].held
+                assert action.digest not in given_.hosts[action.target].staged
+            case SendImage():
+                assert given_.hosts[action.source].up
+                assert given_.hosts[action.target].up
+            case AdvanceMove():
+                assert action.name in moving
+            case MakeGeneration():
+                assert given_.hosts[action.builder].up
+            case DropGeneration():
+                assert given_.hosts[action.host].up
+    for book in decided.books:
+        if isinstance(book, Forget):
+            view = given_.hosts[book.host]
+            assert view.up
+            assert view.ours(book.name) is None
+            assert book.name not in view.unsure
+    assert decided.sentence or decided.books
+
+
+@settings(max_examples=60, deadline=None)
+@given(snapshots(), st.floats(0, 200), st.randoms())
+def test_the_order_of_rows_does_not_matter(given_, now, random):
+    """Plans depend on what is known, not on the order in which it came."""
+
+    def shuffled(values):
+        values = list(values)
+        random.shuffle(values)
+        return tuple(values)
+
+    other = replace(
+        given_,
+        wishes=shuffled(given_.wishes),
+        assignments=shuffled(given_.assignments),
+        hosts={
+            name: replace(view, containers=shuffled(view.containers))
+            for name, view in shuffled(given_.hosts.items())
+        },
+    )
+    one, two = plan(given_, now), plan(other, now)
+    assert (one.books, one.replicas, one.sentence) == (two.books, two.replicas, two.sentence)
+    assert sorted(map(repr, one.actions)) == sorted(map(repr, two.actions))
+
+
+@settings(max_examples=100, deadline=None)
+@given(snapshots())
+def test_a_replica_that_is_missing_is_worked_on_or_says_why(given_):
+    """No replica waits without a word."""
+    decided = plan(given_, 1000.0)
+    for replica in decided.replicas:
+        if replica.state in ("waiting", "failed", "unknown"):
+            assert replica.reason or given_.pool is None, replica
