@@ -1,0 +1,5 @@
+"""`python -m poold` is `poold`."""
+
+from poold.cli import main
+
+main()

@@ -1,0 +1,390 @@
+"""A fleet in memory behind the API's ports: for tests of clients, and for trying the CLI.
+
+Flows in: wishes. Flows out: changes that end as told (`settle`, `fail`) or by themselves after
+`pace_seconds`. It starts no container and keeps nothing. `python -m poold.api` serves one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from aiohttp import web
+
+from poold.agent.messages import Finding
+from poold.api.app import build_app
+from poold.errors import Permanent, Problem, Refused, Temporary
+from poold.model.application import Application
+from poold.model.fleet import (
+    ActionId,
+    Change,
+    ChangeId,
+    ChangeKind,
+    Digest,
+    Generation,
+    HostName,
+    HostStatus,
+    Manifest,
+    Pool,
+    PoolName,
+    PoolStatus,
+    Replica,
+    ReplicaName,
+)
+
+HELLO = Pool(
+    name=PoolName("hello"),
+    application=Application(image="localhost/hello:1", port=8080),
+    hosts=(HostName("a"), HostName("b")),
+    builder=HostName("a"),
+    replica_name="hello{n}",
+    max=8,
+)
+
+
+@dataclass
+class MemoryConfig:
+    """The configured pools."""
+
+    pools: dict[PoolName, Pool]
+
+
+@dataclass
+class MemoryFleet:
+    """Control, store and world in one. `pace_seconds` None: changes wait for `settle` or `fail`."""
+
+    configured: Iterable[Pool] = (HELLO,)
+    pace_seconds: float | None = None
+    misbehaviour: str = ""
+    _replicas: dict[str, Replica] = field(default_factory=dict)
+    _changes: list[Change] = field(default_factory=list)
+    _generations: list[Generation] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.config = MemoryConfig({pool.name: pool for pool in self.configured})
+        self._desired = {pool.name: pool.replicas for pool in self.configured}
+
+    # -- control ----------------------------------------------------------------------------------
+
+    def scale(
+        self,
+        pool: str,
+        *,
+        replicas: int | None = None,
+        delta: int | None = None,
+        actor: str,
+        reason: str = "",
+    ) -> Change:
+        """Wish for a number of replicas; within the pool's bounds."""
+        known = self._pool(pool)
+        wished = self._desired[known.name] + delta if delta is not None else replicas or 0
+        if not known.min <= wished <= known.max:
+            raise Refused(
+                "scale.out-of-bounds",
+                f"cannot scale {pool} to {wished}: it may have {known.min} to {known.max}",
+                hint="change min and max of the pool in the configuration",
+            )
+        done = wished == self._desired[known.name] == len(self._of(pool))
+        self._desired[known.name] = wished
+        return self._accept(
+            pool, "scale", {"replicas": wished}, actor, reason, state="settled" if done else None
+        )
+
+    def restore(
+        self,
+        pool: str,
+        *,
+        name: str | None = None,
+        host: str | None = None,
+        actor: str,
+        reason: str = "",
+    ) -> Change:
+        """Wish for one more replica."""
+        known = self._pool(pool)
+        if name in self._replicas:
+            raise Refused(
+                "replica.taken",
+                f"cannot restore {name}: a replica of that name is there",
+                hint="choose another name, or leave it out",
+            )
+        self._host(host)
+        self._desired[known.name] += 1
+        return self._accept(pool, "restore", {"name": name, "host": host}, actor, reason)
+
+    def remove(self, replica: str, *, actor: str, reason: str = "") -> Change:
+        """Wish for one replica less."""
+        known = self._replica(replica)
+        self._desired[known.pool] -= 1
+        return self._accept(known.pool, "remove", {"replica": replica}, actor, reason)
+
+    def move(self, replica: str, *, to: str, actor: str, reason: str = "") -> Change:
+        """Wish for a replica to go on elsewhere."""
+        known = self._replica(replica)
+        self._host(to)
+        if known.host == to:
+            raise Refused("move.same-host", f"cannot move {replica} to {to}: it runs there")
+        return self._accept(known.pool, "move", {"replica": replica, "to": to}, actor, reason)
+
+    def checkpoint(self, pool: str, *, actor: str, reason: str = "") -> Change:
+        """Wish for a generation."""
+        return self._accept(self._pool(pool).name, "checkpoint", {}, actor, reason)
+
+    # -- store ------------------------------------------------------------------------------------
+
+    def change(self, id: ChangeId, /) -> Change | None:  # noqa: A002
+        """Return one change."""
+        return self._changes[id - 1] if 0 < id <= len(self._changes) else None
+
+    def changes(self, *, pool: str | None = None, limit: int = 50) -> tuple[Change, ...]:
+        """Return changes, the newest first."""
+        found = [change for change in reversed(self._changes) if pool in (None, change.pool)]
+        return tuple(found[:limit])
+
+    async def wait_change(
+        self,
+        id: ChangeId,  # noqa: A002
+        /,
+        *,
+        after_seq: int,
+        timeout_seconds: float,
+    ) -> Change:
+        """Return the change once it has news, or when time is up."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while self._changes[id - 1].seq <= after_seq:
+                    await self._news.wait()
+        except TimeoutError:
+            pass
+        return self._changes[id - 1]
+
+    def generations(self, pool: str, /) -> tuple[Generation, ...]:
+        """Return a pool's generations, the newest first."""
+        return tuple(found for found in reversed(self._generations) if found.pool == pool)
+
+    # -- world ------------------------------------------------------------------------------------
+
+    def replicas(self, pool: str | None = None) -> tuple[Replica, ...]:
+        """Return replicas by name."""
+        return tuple(self._of(pool))
+
+    def hosts(self) -> tuple[HostStatus, ...]:
+        """Return the hosts of all pools, all of them up."""
+        names = sorted({host for pool in self.config.pools.values() for host in pool.hosts})
+        return tuple(
+            HostStatus(
+                name,
+                "up",
+                boot_id="boot",
+                seen_at=time.time(),
+                facts={"podman": "5.8.6", "criu": "4.2.1", "kernel": "6.18"},
+                disk_free_bytes=40 << 30,
+                memory_free_bytes=8 << 30,
+            )
+            for name in names
+        )
+
+    def pools(self) -> tuple[PoolStatus, ...]:
+        """Return how each pool is."""
+        return tuple(self._status(pool) for pool in self.config.pools.values())
+
+    def sentence(self) -> str:
+        """Say how the fleet is."""
+        if self.misbehaviour == "broken":
+            raise RuntimeError("a secret that no caller may see")
+        return "; ".join(status.sentence for status in self.pools())
+
+    # -- what a test tells it ---------------------------------------------------------------------
+
+    def tell(self, id: ChangeId, progress: str) -> None:  # noqa: A002
+        """Say what is happening now."""
+        self._update(id, progress=progress)
+
+    def settle(self, id: ChangeId) -> None:  # noqa: A002
+        """Do what was wished."""
+        change = self._changes[id - 1]
+        self._apply(change)
+        self._update(
+            id,
+            state="settled",
+            progress=self._status(self.config.pools[change.pool]).sentence,
+            phases={"restore": 0.21, "probe": 0.04},
+            settled_at=time.time(),
+        )
+
+    def fail(self, id: ChangeId, problem: Problem) -> None:  # noqa: A002
+        """End the change with a reason."""
+        self._update(id, state="failed", problem=problem.to_json(), settled_at=time.time())
+
+    async def examine(self) -> dict[str, tuple[Finding, ...]]:
+        """Find a warning on each host."""
+        warning = Finding("skew", "warning", "clock is 3 s behind", "ages are wrong", "run NTP")
+        return {host.name: (Finding("podman", "ok", "5.8.6"), warning) for host in self.hosts()}
+
+    async def logs(self, replica: str, tail: int) -> tuple[str, ...]:
+        """Invent output."""
+        if self.misbehaviour == "unreachable":
+            raise Temporary("host.unreachable", f"cannot reach the host of {replica}")
+        return tuple(f"{replica} line {number}" for number in range(1, 4))[-tail:]
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _accept(
+        self,
+        pool: str,
+        kind: ChangeKind,
+        wish: dict[str, object],
+        actor: str,
+        reason: str,
+        *,
+        state: str | None = None,
+    ) -> Change:
+        change = Change(
+            id=ChangeId(len(self._changes) + 1),
+            pool=PoolName(pool),
+            kind=kind,
+            wish={key: value for key, value in wish.items() if value is not None},
+            actor=actor,
+            created_at=time.time(),
+            reason=reason,
+        )
+        if state == "settled":
+            change = replace(change, state="settled", settled_at=change.created_at)
+        self._changes.append(change)
+        if self.pace_seconds is not None and change.state == "pending":
+            self._play(change.id, self.pace_seconds)
+        return change
+
+    def _play(self, id: ChangeId, pace_seconds: float) -> None:  # noqa: A002
+        later = asyncio.get_running_loop().call_later
+        later(pace_seconds, self.tell, id, "restoring")
+        later(2 * pace_seconds, self.tell, id, "probing")
+        if self.misbehaviour == "fail":
+            why = Permanent(
+                "criu.live-connection",
+                "cannot restore hello1: the checkpoint holds a live connection",
+                hint="make the application close it in before_checkpoint",
+                detail="Error (criu/sk-inet.c:1): Connected TCP socket",
+            )
+            later(3 * pace_seconds, self.fail, id, why)
+        elif self.misbehaviour != "hang":
+            later(3 * pace_seconds, self.settle, id)
+
+    def _update(self, id: ChangeId, **fields: object) -> None:  # noqa: A002
+        known = self._changes[id - 1]
+        self._changes[id - 1] = replace(known, seq=known.seq + 1, **fields)  # type: ignore[arg-type]
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _apply(self, change: Change) -> None:
+        pool = self.config.pools[change.pool]
+        replica = ReplicaName(str(change.wish.get("replica", "")))
+        if change.kind == "checkpoint":
+            self._generations.append(_generation(pool, len(self._generations) + 1))
+        elif change.kind == "move":
+            moved = replace(self._replicas[replica], method="move", host=change.wish["to"])  # type: ignore[arg-type]
+            self._replicas[replica] = moved
+        elif change.kind == "remove":
+            self._replicas.pop(replica, None)
+        else:
+            self._fill(pool, change.wish.get("name"), change.wish.get("host"))
+
+    def _fill(self, pool: Pool, name: object = None, host: object = None) -> None:
+        names = [str(name)] if name else []
+        names += [pool.replica(number) for number in range(1, pool.max + 1)]
+        for free in names:
+            present = len(self._of(pool.name))
+            if present >= self._desired[pool.name]:
+                break
+            where = HostName(str(host or pool.hosts[present % len(pool.hosts)]))
+            self._replicas.setdefault(free, _replica(pool, free, where))
+        for extra in self._of(pool.name)[self._desired[pool.name] :]:
+            del self._replicas[extra.name]
+
+    def _of(self, pool: str | None) -> list[Replica]:
+        found = [replica for replica in self._replicas.values() if pool in (None, replica.pool)]
+        return sorted(found, key=lambda replica: replica.name)
+
+    def _status(self, pool: Pool) -> PoolStatus:
+        desired, ready = self._desired[pool.name], len(self._of(pool.name))
+        generations = self.generations(pool.name)
+        number = generations[0].number if generations else None
+        return PoolStatus(pool.name, desired, ready, number, f"{pool.name} {ready}/{desired}")
+
+    def _pool(self, name: str) -> Pool:
+        pool = self.config.pools.get(PoolName(name))
+        if pool is None:
+            raise Refused("pool.unknown", f"cannot find pool {name}", hint="poold status")
+        return pool
+
+    def _replica(self, name: str) -> Replica:
+        if name not in self._replicas:
+            raise Refused("replica.unknown", f"cannot find replica {name}", hint="poold ps")
+        return self._replicas[name]
+
+    def _host(self, name: str | None) -> None:
+        if name is not None and name not in {host.name for host in self.hosts()}:
+            raise Refused("host.unknown", f"cannot find host {name}", hint="poold hosts")
+
+
+def app_over(fleet: MemoryFleet, *, token: str | None = None) -> web.Application:
+    """Put the API together over a fleet in memory."""
+    return build_app(
+        control=fleet,
+        store=fleet,
+        world=fleet,
+        config=lambda: fleet.config,
+        logs=fleet.logs,
+        examine=fleet.examine,
+        metrics=lambda: (b"# nothing measured\n", "text/plain; version=0.0.4"),
+        token=lambda: token,
+    )
+
+
+def _replica(pool: Pool, name: str, host: HostName) -> Replica:
+    return Replica(
+        name=ReplicaName(name),
+        pool=pool.name,
+        state="ready",
+        host=host,
+        address=f"{host}:20000",
+        container_id="c" * 64,
+        method="restore",
+        generation=1,
+        started_at=time.time() - 90,
+        seconds=0.34,
+        phases={"restore": 0.3, "probe": 0.04},
+    )
+
+
+def _generation(pool: Pool, number: int) -> Generation:
+    manifest = Manifest(
+        pool=pool.name,
+        build=ActionId(f"build-{number}"),
+        fingerprint=pool.application.fingerprint(),
+        image=pool.application.image,
+        image_id="sha256:" + "1" * 64,
+        archive_sha256="2" * 64,
+        archive_bytes=296 << 20,
+        packed_sha256="3" * 64,
+        packed_bytes=72 << 20,
+        engine="podman 5.8.6",
+        runtime="runc 1.3.6",
+        criu="4.2.1",
+        kernel="6.18",
+        machine="x86_64",
+        cpu_flags=("sse2",),
+        created_at=time.time() - 60,
+        cold_seconds=6.2,
+        phases={"cold": 6.2, "checkpoint": 1.4},
+    )
+    return Generation(
+        pool=pool.name,
+        number=number,
+        digest=Digest(manifest.digest()),
+        manifest=manifest,
+        builder=pool.builder,
+        proven_at=time.time() - 50,
+    )

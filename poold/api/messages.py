@@ -1,0 +1,195 @@
+"""The bodies of requests and answers, as they are on the wire.
+
+Flows in: JSON, refused with a sentence when a field is unknown, misses or has the wrong form.
+Flows out: values for the encoder and for the OpenAPI document. Fleet values (Replica, Change, …)
+are answered as the model has them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from poold.agent.messages import Finding
+from poold.model.fleet import (
+    Change,
+    Generation,
+    HostName,
+    HostStatus,
+    PoolName,
+    PoolStatus,
+    Replica,
+)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LONGEST_REASON = 500
+
+Name = Annotated[str, Meta(extra_json_schema={"pattern": f"^{NAME.pattern}$"})]
+Reason = Annotated[
+    str,
+    Meta(
+        description="Why, for whoever reads the change later; one line.",
+        extra_json_schema={"maxLength": _LONGEST_REASON},
+    ),
+]
+Count = Annotated[int, Meta(ge=0, le=100_000)]
+Difference = Annotated[int, Meta(ge=-100_000, le=100_000)]
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse (ValueError) what cannot be the name of anything here."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} {name[:80]!r} is no name: letters, digits, '_', '.', '-', at most 63 of them,"
+            " a letter or digit first"
+        )
+
+
+def check_reason(reason: str) -> None:
+    """Refuse (ValueError) a reason that would break a line of a log or a table."""
+    if len(reason) > _LONGEST_REASON:
+        raise ValueError(f"reason is longer than {_LONGEST_REASON} characters")
+    if _CONTROL_CHARACTER.search(reason):
+        raise ValueError("reason contains a control character or a line break")
+
+
+class ScaleRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How many replicas are wished: `replicas` of them, or `delta` more (fewer when negative)."""
+
+    replicas: Count | None = None
+    delta: Difference | None = None
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
+        if (self.replicas is None) == (self.delta is None):
+            raise ValueError("exactly one of replicas and delta is needed")
+
+
+class RestoreRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One more replica; the name and the host are chosen where they are not given."""
+
+    name: Name | None = None
+    host: Name | None = None
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
+        for what, name in (("name", self.name), ("host", self.host)):
+            if name is not None:
+                check_name(what, name)
+
+
+class MoveRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The host that the running replica is to go to."""
+
+    to: Name
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
+        check_name("to", self.to)
+
+
+class CheckpointRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A new generation is wished; the body may be left out."""
+
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
+
+
+class PoolView(Struct, frozen=True, kw_only=True):
+    """A pool: what is configured, what is wished, how it is. The environment is not shown."""
+
+    name: PoolName
+    desired: int
+    ready: int
+    generation: int | None
+    sentence: str
+    image: str
+    port: int
+    hosts: tuple[HostName, ...]
+    builder: HostName
+    min: int
+    max: int
+    keep_generations: int
+    replicas: tuple[Replica, ...]
+
+
+class ScaleView(Struct, frozen=True, kw_only=True):
+    """How many replicas are wished, ready and allowed."""
+
+    pool: PoolName
+    desired: int
+    ready: int
+    min: int
+    max: int
+
+
+class PoolList(Struct, frozen=True):
+    """All pools."""
+
+    pools: tuple[PoolStatus, ...]
+
+
+class ReplicaList(Struct, frozen=True):
+    """Replicas, by name."""
+
+    replicas: tuple[Replica, ...]
+
+
+class HostList(Struct, frozen=True):
+    """All hosts."""
+
+    hosts: tuple[HostStatus, ...]
+
+
+class GenerationList(Struct, frozen=True):
+    """A pool's generations, the newest first."""
+
+    generations: tuple[Generation, ...]
+
+
+class ChangeList(Struct, frozen=True):
+    """Changes, the newest first."""
+
+    changes: tuple[Change, ...]
+
+
+class LogView(Struct, frozen=True):
+    """The last lines of a replica's output."""
+
+    lines: tuple[str, ...]
+
+
+class DoctorView(Struct, frozen=True):
+    """What was found, by host; what concerns the daemon itself stands under "daemon"."""
+
+    hosts: dict[str, tuple[Finding, ...]]
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """The daemon lives; `sentence` says how its fleet is."""
+
+    status: str
+    version: str
+    sentence: str
+
+
+class ProblemView(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A failure as RFC 9457 has it: `code` is for programs, `detail` and `hint` for people."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    kind: str
+    hint: str = ""
+    evidence: str = ""  # several lines, such as the tail of CRIU's log
+    retry_after_seconds: float | None = None

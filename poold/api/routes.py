@@ -1,0 +1,159 @@
+"""The routes as data: the server, the OpenAPI document and the tests read the same table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from poold.api import messages, views
+from poold.api.ports import Ports
+from poold.api.views import Answer, Call
+from poold.model.fleet import Change, Replica
+
+View = Callable[[Ports, Call], Awaitable[Answer]]
+Method = Literal["GET", "PUT", "POST", "DELETE"]
+
+LONGEST_WAIT_SECONDS = 60.0
+MOST_CHANGES = 500
+MOST_LOG_LINES = 10_000
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query parameter; `kind` bounds it, `default` stands in where it is left out."""
+
+    name: str
+    kind: Any
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path, and everything there is to know about it.
+
+    `answers` maps statuses to the type of the body; bytes mean text. `refusals` are the statuses
+    of problems beyond those that every route may answer. `open` routes need no token on TCP.
+    """
+
+    method: Method
+    path: str
+    view: View
+    summary: str
+    answers: dict[int, Any]
+    body: Any = None
+    query: tuple[Query, ...] = ()
+    refusals: tuple[int, ...] = ()
+    open: bool = False
+
+    @property
+    def operation(self) -> str:
+        """A stable name for generated clients."""
+        return self.view.__name__
+
+    @property
+    def path_parameters(self) -> tuple[str, ...]:
+        """The names in braces."""
+        return tuple(part[1:-1] for part in self.path.split("/") if part.startswith("{"))
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether it accepts a wish."""
+        return self.method != "GET"
+
+
+_WISHED = {200: Change, 202: Change}
+_POOL = Query("pool", str | None, None, "Only those of this pool.")
+_REASON = Query("reason", str, "", "Why, for whoever reads the change later; one line.")
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "GET", "/v1/health", views.health, "The daemon lives; how its fleet is",
+        {200: messages.Health}, open=True,
+    ),
+    Route("GET", "/metrics", views.metrics, "Metrics for Prometheus", {200: bytes}, open=True),
+    Route(
+        "GET", "/v1/doctor", views.doctor, "Examine every host; takes seconds",
+        {200: messages.DoctorView},
+    ),
+    Route("GET", "/v1/pools", views.pools, "All pools", {200: messages.PoolList}),
+    Route(
+        "GET", "/v1/pools/{pool}", views.pool, "One pool with its replicas",
+        {200: messages.PoolView}, refusals=(404,),
+    ),
+    Route(
+        "GET", "/v1/pools/{pool}/scale", views.scale, "Replicas wished, ready and allowed",
+        {200: messages.ScaleView}, refusals=(404,),
+    ),
+    Route(
+        "PUT", "/v1/pools/{pool}/scale", views.put_scale, "Wish for a number of replicas",
+        _WISHED, body=messages.ScaleRequest, refusals=(404, 409, 422),
+    ),
+    Route(
+        "POST", "/v1/pools/{pool}/replicas", views.restore, "Wish for one more replica",
+        _WISHED, body=messages.RestoreRequest, refusals=(404, 409, 422),
+    ),
+    Route(
+        "POST", "/v1/pools/{pool}/checkpoints", views.checkpoint, "Wish for a new generation",
+        _WISHED, body=messages.CheckpointRequest, refusals=(404, 409, 422),
+    ),
+    Route(
+        "GET", "/v1/pools/{pool}/generations", views.generations, "A pool's generations",
+        {200: messages.GenerationList}, refusals=(404,),
+    ),
+    Route(
+        "GET", "/v1/replicas", views.replicas, "All replicas, or a pool's",
+        {200: messages.ReplicaList}, query=(_POOL,), refusals=(404,),
+    ),
+    Route(
+        "GET", "/v1/replicas/{replica}", views.replica, "One replica",
+        {200: Replica}, refusals=(404,),
+    ),
+    Route(
+        "DELETE", "/v1/replicas/{replica}", views.remove, "Wish for this replica to go",
+        _WISHED, query=(_REASON,), refusals=(404, 409, 422),
+    ),
+    Route(
+        "POST", "/v1/replicas/{replica}/move", views.move,
+        "Wish for this replica to go on running on another host",
+        _WISHED, body=messages.MoveRequest, refusals=(404, 409, 422),
+    ),
+    Route(
+        "GET", "/v1/replicas/{replica}/logs", views.logs, "The last lines of its output",
+        {200: messages.LogView},
+        query=(
+            Query(
+                "tail", Annotated[int, Meta(ge=1, le=MOST_LOG_LINES)], 100, "How many lines."
+            ),
+        ),
+        refusals=(404, 409),
+    ),
+    Route("GET", "/v1/hosts", views.hosts, "All hosts", {200: messages.HostList}),
+    Route(
+        "GET", "/v1/changes", views.changes, "Changes, the newest first",
+        {200: messages.ChangeList},
+        query=(
+            _POOL,
+            Query("limit", Annotated[int, Meta(ge=1, le=MOST_CHANGES)], 50, "How many at most."),
+        ),
+    ),
+    Route(
+        "GET", "/v1/changes/{change}", views.change,
+        "One change; with `wait` the answer comes when there is news of it",
+        {200: Change},
+        query=(
+            Query(
+                "wait", Annotated[float, Meta(ge=0, le=LONGEST_WAIT_SECONDS)], 0.0,
+                "Seconds to wait for news at most.",
+            ),
+            Query(
+                "after", Annotated[int, Meta(ge=-1)] | None, None,
+                "News is a seq above this one; left out, only the change's end is news.",
+            ),
+        ),
+        refusals=(404,),
+    ),
+)  # fmt: skip

@@ -1,0 +1,274 @@
+"""What each route answers. No HTTP here: a call comes in, an answer goes out, or a problem.
+
+Flows in: a parsed and validated call. Flows out: a value with its status. It does not know
+sockets, headers or tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from poold import __version__
+from poold.api.messages import (
+    ChangeList,
+    CheckpointRequest,
+    DoctorView,
+    GenerationList,
+    Health,
+    HostList,
+    LogView,
+    MoveRequest,
+    PoolList,
+    PoolView,
+    ReplicaList,
+    RestoreRequest,
+    ScaleRequest,
+    ScaleView,
+)
+from poold.api.ports import Ports
+from poold.errors import Refused
+from poold.model.fleet import Change, ChangeId, Pool, PoolName, PoolStatus, Replica
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request: parts of the path, declared query parameters, the body's value, who asks."""
+
+    path: dict[str, str] = field(default_factory=dict)
+    query: dict[str, Any] = field(default_factory=dict)
+    body: Any = None
+    actor: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A value to encode as JSON; bytes go out as they are, under `content_type`."""
+
+    value: object
+    status: int = 200
+    location: str = ""
+    content_type: str = "application/json"
+
+
+async def health(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
+    """Say that the daemon lives, and how its fleet is."""
+    return Answer(Health(status="ok", version=__version__, sentence=ports.world.sentence()))
+
+
+async def metrics(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
+    """Expose the metrics in Prometheus' text format."""
+    body, content_type = ports.metrics()
+    return Answer(body, content_type=content_type)
+
+
+async def doctor(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
+    """Examine every host; CRIU is tried, so it takes seconds."""
+    return Answer(DoctorView(await ports.examine()))
+
+
+async def pools(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
+    """List the pools."""
+    return Answer(PoolList(ports.world.pools()))
+
+
+async def pool(ports: Ports, call: Call) -> Answer:
+    """Show one pool with its replicas."""
+    configured, status = _pool(ports, call.path["pool"])
+    return Answer(
+        PoolView(
+            name=configured.name,
+            desired=status.desired,
+            ready=status.ready,
+            generation=status.generation,
+            sentence=status.sentence,
+            image=configured.application.image,
+            port=configured.application.port,
+            hosts=configured.hosts,
+            builder=configured.builder,
+            min=configured.min,
+            max=configured.max,
+            keep_generations=configured.keep_generations,
+            replicas=ports.world.replicas(configured.name),
+        )
+    )
+
+
+async def scale(ports: Ports, call: Call) -> Answer:
+    """Show how many replicas are wished, ready and allowed."""
+    configured, status = _pool(ports, call.path["pool"])
+    return Answer(
+        ScaleView(
+            pool=configured.name,
+            desired=status.desired,
+            ready=status.ready,
+            min=configured.min,
+            max=configured.max,
+        )
+    )
+
+
+async def put_scale(ports: Ports, call: Call) -> Answer:
+    """Wish for a number of replicas."""
+    asked: ScaleRequest = call.body
+    return _accepted(
+        ports.control.scale(
+            call.path["pool"],
+            replicas=asked.replicas,
+            delta=asked.delta,
+            actor=call.actor,
+            reason=asked.reason,
+        )
+    )
+
+
+async def restore(ports: Ports, call: Call) -> Answer:
+    """Wish for one more replica, by name and host where they are given."""
+    asked: RestoreRequest = call.body
+    return _accepted(
+        ports.control.restore(
+            call.path["pool"],
+            name=asked.name,
+            host=asked.host,
+            actor=call.actor,
+            reason=asked.reason,
+        )
+    )
+
+
+async def checkpoint(ports: Ports, call: Call) -> Answer:
+    """Wish for a new generation."""
+    asked: CheckpointRequest = call.body
+    return _accepted(
+        ports.control.checkpoint(call.path["pool"], actor=call.actor, reason=asked.reason)
+    )
+
+
+async def generations(ports: Ports, call: Call) -> Answer:
+    """List a pool's generations, the newest first."""
+    configured, _ = _pool(ports, call.path["pool"])
+    return Answer(GenerationList(ports.store.generations(configured.name)))
+
+
+async def replicas(ports: Ports, call: Call) -> Answer:
+    """List the replicas, of one pool where it is given."""
+    wanted = call.query["pool"]
+    if wanted is not None:
+        _pool(ports, wanted)
+    return Answer(ReplicaList(ports.world.replicas(wanted)))
+
+
+async def replica(ports: Ports, call: Call) -> Answer:
+    """Show one replica."""
+    return Answer(_replica(ports, call.path["replica"]))
+
+
+async def remove(ports: Ports, call: Call) -> Answer:
+    """Wish for one replica less: this one."""
+    return _accepted(
+        ports.control.remove(
+            call.path["replica"], actor=call.actor, reason=call.query["reason"] or ""
+        )
+    )
+
+
+async def move(ports: Ports, call: Call) -> Answer:
+    """Wish for a running replica to go on running on another host."""
+    asked: MoveRequest = call.body
+    return _accepted(
+        ports.control.move(call.path["replica"], to=asked.to, actor=call.actor, reason=asked.reason)
+    )
+
+
+async def logs(ports: Ports, call: Call) -> Answer:
+    """Read the last lines of a replica's output from its host."""
+    name = _replica(ports, call.path["replica"]).name
+    return Answer(LogView(await ports.logs(name, call.query["tail"])))
+
+
+async def hosts(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
+    """List the hosts and how they are."""
+    return Answer(HostList(ports.world.hosts()))
+
+
+async def changes(ports: Ports, call: Call) -> Answer:
+    """List changes, the newest first."""
+    found = ports.store.changes(pool=call.query["pool"], limit=call.query["limit"])
+    return Answer(ChangeList(found))
+
+
+async def change(ports: Ports, call: Call) -> Answer:
+    """Show one change; with `wait`, answer when there is news of it or the time is up.
+
+    News is a seq above `after`; without `after` it is the change's end.
+    """
+    number = ChangeId(int(call.path["change"]))
+    found = ports.store.change(number)
+    if found is None:
+        raise Refused(
+            "change.unknown",
+            f"cannot find change {number}",
+            hint="poold changes lists the newest (GET /v1/changes)",
+        )
+    return Answer(await _news(ports, found, call.query["after"], call.query["wait"]))
+
+
+async def _news(ports: Ports, known: Change, after: int | None, wait_seconds: float) -> Change:
+    """Wait, at most `wait_seconds` and not beyond the daemon's stop, for something to tell."""
+    waiting = asyncio.ensure_future(_follow(ports, known, after, wait_seconds))
+    stopping = asyncio.ensure_future(ports.stopping.wait())
+    try:
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else known
+    finally:
+        for task in (waiting, stopping):
+            task.cancel()
+        await asyncio.gather(waiting, stopping, return_exceptions=True)
+
+
+async def _follow(ports: Ports, known: Change, after: int | None, wait_seconds: float) -> Change:
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + wait_seconds
+    while known.state == "pending" and (after is None or known.seq <= after):
+        left_seconds = deadline - clock()
+        if left_seconds <= 0:
+            break
+        known = await ports.store.wait_change(
+            known.id, after_seq=known.seq, timeout_seconds=left_seconds
+        )
+    return known
+
+
+def _accepted(change: Change) -> Answer:
+    """202 for what is under way, 200 where there was nothing left to do."""
+    return Answer(
+        change,
+        status=202 if change.state == "pending" else 200,
+        location=f"/v1/changes/{change.id}",
+    )
+
+
+def _pool(ports: Ports, name: str) -> tuple[Pool, PoolStatus]:
+    configured = ports.config().pools.get(PoolName(name))
+    if configured is None:
+        raise Refused(
+            "pool.unknown",
+            f"cannot find pool {name}",
+            hint="poold status lists the pools (GET /v1/pools)",
+        )
+    status = next((status for status in ports.world.pools() if status.name == name), None)
+    if status is None:  # configured, not looked at yet
+        status = PoolStatus(configured.name, configured.replicas, 0, None, "not looked at yet")
+    return configured, status
+
+
+def _replica(ports: Ports, name: str) -> Replica:
+    for found in ports.world.replicas():
+        if found.name == name:
+            return found
+    raise Refused(
+        "replica.unknown",
+        f"cannot find replica {name}",
+        hint="poold ps lists the replicas (GET /v1/replicas)",
+    )

@@ -1,0 +1,257 @@
+"""The commands that ask: status, ps, hosts, generations, logs, changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import click
+
+from poold.cli import completion, options, tables
+from poold.cli.ending import finish
+from poold.cli.examples import examples
+from poold.cli.failures import printable
+from poold.cli.output import print_json, print_table
+from poold.cli.replica_table import print_replicas
+from poold.cli.session import Session
+from poold.cli.tables import Column
+from poold.errors import problem_from_json
+from poold.model.fleet import Change, ChangeId
+
+
+@click.command(epilog=examples("poold status", "poold status --json"))
+@options.question
+def status(session: Session, as_json: bool) -> None:
+    """Show pools, hosts and what is going on."""
+    client = session.client()
+    health, pools, hosts = client.health(), client.pools(), client.hosts()
+    pending = [change for change in client.changes(limit=100) if change.state == "pending"]
+    if as_json:
+        print_json({"health": health, "pools": pools, "hosts": hosts, "changes": pending})
+        return
+    columns = (
+        Column("POOL"),
+        Column("READY", right=True),
+        Column("GEN", right=True),
+        Column("NOW"),
+    )
+    rows = [
+        (
+            pool.name,
+            f"{pool.ready}/{pool.desired}",
+            "" if pool.generation is None else str(pool.generation),
+            pool.sentence,
+        )
+        for pool in pools
+    ]
+    print_table(columns, rows, empty="no pool is configured")
+    up = sum(host.state == "up" for host in hosts)
+    print(f"\n{up} of {len(hosts)} hosts up")
+    for host in hosts:
+        if host.state != "up":
+            print(f"  {host.name} is {host.state}: {host.reason or 'no reason known'}")
+    for change in pending:
+        print(f"change {change.id}: {_wish(change)}: {change.progress or 'waiting for its turn'}")
+
+
+@click.command(epilog=examples("poold ps", "poold ps hello", "poold ps --json"))
+@options.pool_argument(required=False)
+@options.question
+def ps(session: Session, pool: str | None, as_json: bool) -> None:
+    """List replicas, of one pool where it is given."""
+    replicas = session.client().replicas(pool)
+    if as_json:
+        print_json({"replicas": replicas})
+        return
+    print_replicas(replicas)
+
+
+@click.command(epilog=examples("poold hosts", "poold hosts --json"))
+@options.question
+def hosts(session: Session, as_json: bool) -> None:
+    """List the hosts and how they are."""
+    found = session.client().hosts()
+    if as_json:
+        print_json({"hosts": found})
+        return
+    now = time.time()
+    columns = (
+        Column("HOST"),
+        Column("STATE"),
+        Column("SEEN", right=True),
+        Column("DISK FREE", right=True),
+        Column("MEMORY FREE", right=True),
+        Column("FACTS"),
+        Column("NOTE"),
+    )
+    rows = [
+        (
+            host.name,
+            host.state,
+            tables.age(host.seen_at, now),
+            tables.size(host.disk_free_bytes),
+            tables.size(host.memory_free_bytes),
+            ", ".join(
+                f"{name} {host.facts[name]}"
+                for name in ("podman", "runtime", "criu", "kernel")
+                if name in host.facts
+            ),
+            host.reason,
+        )
+        for host in found
+    ]
+    print_table(columns, rows, empty="no host is configured")
+
+
+@click.command(epilog=examples("poold generations hello", "poold generations hello --json"))
+@options.pool_argument()
+@options.question
+def generations(session: Session, pool: str, as_json: bool) -> None:
+    """List a pool's generations, the newest first."""
+    found = session.client().generations(pool)
+    if as_json:
+        print_json({"generations": found})
+        return
+    now = time.time()
+    columns = (
+        Column("GEN", right=True),
+        Column("AGE", right=True),
+        Column("COLD START", right=True),
+        Column("ARCHIVE", right=True),
+        Column("PACKED", right=True),
+        Column("BUILT ON"),
+        Column("CRIU"),
+        Column("DIGEST"),
+        Column("IMAGE"),
+    )
+    rows = [
+        (
+            str(generation.number),
+            tables.age(generation.manifest.created_at, now),
+            tables.duration(generation.manifest.cold_seconds),
+            tables.size(generation.manifest.archive_bytes),
+            tables.size(generation.manifest.packed_bytes),
+            generation.builder,
+            generation.manifest.criu,
+            generation.digest.removeprefix("sha256:")[:12],
+            generation.manifest.image,
+        )
+        for generation in found
+    ]
+    print_table(columns, rows, empty=f"no generation yet; poold checkpoint {pool} makes one")
+
+
+@click.command(epilog=examples("poold logs hello2", "poold logs hello2 --tail 20"))
+@options.replica_argument
+@click.option(
+    "--tail", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Lines."
+)
+@options.question
+def logs(session: Session, replica: str, tail: int, as_json: bool) -> None:
+    """Print the last lines of a replica's output."""
+    lines = session.client().logs(replica, tail)
+    if as_json:
+        print_json({"lines": lines})
+        return
+    for line in lines:
+        print(line)
+
+
+@click.command(
+    epilog=examples("poold changes", "poold changes --pool hello", "poold changes 42 --wait")
+)
+@click.argument("number", type=click.IntRange(min=1), required=False)
+@click.option("--pool", shell_complete=completion.pools, help="Only those of this pool.")
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="How many."
+)
+@options.wait_options
+@options.question
+def changes(
+    session: Session,
+    number: int | None,
+    pool: str | None,
+    limit: int,
+    waits: bool,
+    timeout_seconds: float,
+    as_json: bool,
+) -> int:
+    """List changes, the newest first; or show one, and wait for its end."""
+    client = session.client()
+    if number is None:
+        if waits:
+            raise click.UsageError("--wait needs a change's number, as in: poold changes 42 --wait")
+        _print_changes(client.changes(pool, limit), as_json=as_json)
+        return 0
+    change = client.change(ChangeId(number))
+    if waits:
+        return finish(client, change, timeout_seconds=timeout_seconds, as_json=as_json)
+    _print_change(change, as_json=as_json)
+    return 0
+
+
+def _print_changes(found: Sequence[Change], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"changes": found})
+        return
+    now = time.time()
+    columns = (
+        Column("CHANGE", right=True),
+        Column("AGE", right=True),
+        Column("POOL"),
+        Column("WISH"),
+        Column("STATE"),
+        Column("TOOK", right=True),
+        Column("BY"),
+        Column("WHY"),
+        Column("NOTE"),
+    )
+    rows = [
+        (
+            str(change.id),
+            tables.age(change.created_at, now),
+            change.pool,
+            _wish(change),
+            change.state,
+            tables.duration(change.settled_at - change.created_at if change.settled_at else None),
+            change.actor,
+            change.reason,
+            _note(change),
+        )
+        for change in found
+    ]
+    print_table(columns, rows, empty="no changes")
+
+
+def _print_change(change: Change, *, as_json: bool) -> None:
+    if as_json:
+        print_json(change)
+        return
+    now = time.time()
+    fields = (
+        ("change", str(change.id)),
+        ("pool", change.pool),
+        ("wish", _wish(change)),
+        ("by", change.actor),
+        ("why", change.reason),
+        ("accepted", f"{tables.age(change.created_at, now)} ago"),
+        ("state", change.state),
+        ("now" if change.state == "pending" else "outcome", _note(change)),
+        ("hint", problem_from_json(change.problem).hint if change.problem else ""),
+        ("took", tables.duration((change.settled_at or now) - change.created_at)),
+        ("phases", tables.phases(change.phases)),
+    )
+    for name, text in fields:
+        if text:
+            print(f"{name:<9} {printable(text)}")
+    if change.problem:
+        for line in problem_from_json(change.problem).detail.splitlines():
+            print(f"  | {printable(line)}")
+
+
+def _wish(change: Change) -> str:
+    return tables.wish(change.kind, change.wish)
+
+
+def _note(change: Change) -> str:
+    return problem_from_json(change.problem).message if change.problem else change.progress

@@ -1,0 +1,45 @@
+"""The table of replicas, for the commands that show them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from poold.cli import tables
+from poold.cli.output import print_table
+from poold.cli.tables import Column
+from poold.model.fleet import Replica
+
+_REPLICAS = (
+    Column("NAME"),
+    Column("POOL"),
+    Column("STATE"),
+    Column("HOST"),
+    Column("ADDRESS"),
+    Column("BY"),
+    Column("GEN", right=True),
+    Column("TOOK", right=True),
+    Column("AGE", right=True),
+    Column("NOTE"),
+)
+
+
+def print_replicas(replicas: Sequence[Replica]) -> None:
+    """Print replicas as a table."""
+    now = time.time()
+    rows = [
+        (
+            replica.name,
+            replica.pool,
+            replica.state,
+            replica.host or "",
+            replica.address or "",
+            replica.method or "",
+            "" if replica.generation is None else str(replica.generation),
+            tables.duration(replica.seconds),
+            tables.age(replica.started_at, now),
+            replica.reason,
+        )
+        for replica in replicas
+    ]
+    print_table(_REPLICAS, rows, empty="no replicas")

@@ -1,0 +1,83 @@
+"""Where the daemon is, as said by options, environment or a configuration file.
+
+Flows in: what the user said. Flows out: a client. It reads no more of a configuration than the
+socket's path, so that a mistake elsewhere in it does not keep anybody from asking.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from poold.client import DEFAULT_SOCKET, Client, Where
+from poold.errors import Refused
+
+if TYPE_CHECKING:  # imported where it is needed: asking for `ps` does not need it
+    from pathlib import Path
+
+DEFAULT_CONFIG = "/etc/poold/poold.toml"  # where the packaged daemon has its own
+
+
+@dataclass
+class Session:
+    """The options that hold for every command; None where an option was not given."""
+
+    socket: str | None = None
+    url: str | None = None
+    token_file: str | None = None
+    config: str | None = None
+    default_config: str = DEFAULT_CONFIG
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def client(self) -> Client:
+        """Return a client for the daemon that is meant; connects to nothing."""
+        return Client(self.where())
+
+    def where(self) -> Where:
+        """Resolve: what was typed goes before the environment, that before the default."""
+        said = self.environment.get
+        token_file = self.token_file or said("POOLD_TOKEN_FILE") or ""
+        typed = (self.url, self.socket, self.config)
+        inherited = (said("POOLD_URL"), said("POOLD_SOCKET"), said("POOLD_CONFIG"))
+        for url, socket, config in (typed, inherited):
+            if url:
+                return Where(url=url, token_file=token_file)
+            if socket:
+                return Where(socket=socket)
+            if config:
+                return Where(socket=socket_of(config))
+        return Where()
+
+    def config_file(self) -> Path | None:
+        """Return the configuration that was named, if any."""
+        from pathlib import Path
+
+        named = self.config or self.environment.get("POOLD_CONFIG")
+        return Path(named) if named else None
+
+
+def socket_of(config: str) -> str:
+    """Return the socket that a configuration names."""
+    from pathlib import Path
+
+    import tomli
+
+    try:
+        tree = tomli.loads(Path(config).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise Refused(
+            "config.unreadable",
+            f"cannot read the configuration {config}: {error.strerror}",
+            hint="--socket names the daemon's socket without it",
+        ) from error
+    except ValueError as error:
+        raise Refused(
+            "config.invalid",
+            f"cannot read the configuration {config}: {error}",
+            hint=f"poold config check {config}",
+        ) from error
+    daemon = tree.get("daemon", {})
+    named = daemon.get("socket") if isinstance(daemon, dict) else None
+    return named if isinstance(named, str) else DEFAULT_SOCKET
