@@ -1,0 +1,125 @@
+"""What all tests share: labs of their own, and the check that no test leaves anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from poold.lab import Lab
+
+_SETTLE_SECONDS = 5.0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a lab where none can be; in CI that is a failure, not a skip."""
+    if item.get_closest_marker("lab") is None or not (reason := _why_no_lab()):
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must run the lab's tests: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def _why_no_lab() -> str:
+    if os.geteuid() != 0:
+        return "lab hosts need root"
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
+    if " cgroup2 " not in mounts:
+        return "lab hosts need a cgroup2 file system"
+    tried = subprocess.run(
+        ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "true"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return f"namespaces cannot be made: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+class MakeLab(Protocol):
+    """Brings up a lab of this run; it is taken down, and looked for, when the run ends."""
+
+    def __call__(self, purpose: str, **up: Any) -> Lab:
+        """`up` is what `Lab.up` takes."""
+
+
+@pytest.fixture(scope="session")
+def make_lab() -> Iterator[MakeLab]:
+    """Labs for the whole run, each under a name of its own."""
+    _remove_labs_of_dead_runs()
+    labs: list[Lab] = []
+
+    def make(purpose: str, **up: Any) -> Lab:
+        lab = Lab(f"test-{os.getpid()}-{purpose}")
+        labs.append(lab)
+        lab.up(**up)
+        return lab
+
+    try:
+        yield make
+    finally:
+        if "POOLD_KEEP_LAB" not in os.environ:  # for a look at what went wrong
+            for lab in labs:
+                lab.down()
+    if "POOLD_KEEP_LAB" not in os.environ:
+        assert [trace for lab in labs for trace in traces_of(lab)] == []
+
+
+@pytest.fixture(scope="session")
+def lab(make_lab: MakeLab) -> Lab:
+    """Two hosts, the tomcat image on a only."""
+    return make_lab("hosts", hosts=2, image_names=("tomcat",), images_on=("a",))
+
+
+def _remove_labs_of_dead_runs() -> None:
+    for name in Lab.names():
+        pid = name.removeprefix("test-").partition("-")[0]
+        if name.startswith("test-") and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            Lab(name).down()
+
+
+@pytest.fixture(autouse=True)
+def _no_child_is_left() -> Iterator[None]:
+    """Fail a test after which a child process remains, running or not waited for."""
+    before = _children()
+    yield
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while (left := _children() - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left, f"child processes are left: {sorted(left)}"
+
+
+def _children() -> set[int]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for task in tasks for pid in task.read_text(encoding="utf-8").split()}
+
+
+@pytest.fixture
+def traces() -> Callable[[Lab], list[str]]:
+    """Give a test the search for what a lab left behind."""
+    return traces_of
+
+
+def traces_of(lab: Lab) -> list[str]:
+    """Return every mount, cgroup, process and folder that still belongs to a lab.
+
+    A process that has ended and waits for the machine's init to notice is none of the lab's.
+    """
+    mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    found = [f"mount {line}" for line in mounts if f"{lab.state_dir}/" in line]
+    found += [f"folder {path}" for path in (lab.state_dir, lab.cgroup) if path.exists()]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            cgroups = (process / "cgroup").read_text(encoding="utf-8")
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            ended = ") Z " in (process / "stat").read_text(encoding="utf-8")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ours = f"/poold-lab-{lab.name}/" in cgroups or f"{lab.state_dir}/" in command
+        if ours and not ended:
+            found.append(f"process {process.name} {command}")
+    return found
