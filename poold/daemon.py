@@ -1,0 +1,233 @@
+"""The composition root: builds the daemon of its parts, runs it, and ends it.
+
+The only module that names concrete adapters. It decides nothing about pools; what it owns is the
+order of starting and stopping, and the rule that a background task which dies ends the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from poold import config as configuration
+from poold.agent.messages import Logs
+from poold.api.app import build_app
+from poold.api.serve import Listener, serve_tcp, serve_unix
+from poold.config import Config
+from poold.control import Control
+from poold.doctor import examine_hosts
+from poold.errors import Permanent, Refused
+from poold.hosts import HostLink, link_to
+from poold.metrics import Metrics
+from poold.model.fleet import ActionId, HostName
+from poold.reconcile.loop import Loop
+from poold.reconcile.world import World
+from poold.store import Store
+from poold.systemd import Notifier
+
+LOG = logging.getLogger(__name__)
+
+_STATUS_SECONDS = 1.0  # how often the sentence and the gauges are renewed
+_STUCK_SECONDS = 10.0  # a loop that gave no sign for so long is not alive
+_READ_SECONDS = 30.0  # logs and examinations asked for by a reader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a running daemon is made of."""
+
+    config: Config
+    store: Store
+    links: Mapping[HostName, HostLink]
+    world: World
+    loop: Loop
+    control: Control
+    metrics: Metrics
+
+
+async def serve(path: Path, *, notifier: Notifier | None = None) -> None:
+    """Run the daemon until SIGTERM or SIGINT; replicas run on when it ends.
+
+    Raises Refused for a configuration or a store that cannot be used, before anything is touched,
+    and the failure of whichever background task died first.
+    """
+    notifier = notifier or Notifier.from_environment()
+    config = configuration.load(path)
+    stop = _stop_on_signals()
+    async with _parts(config) as parts, _listening(parts):
+        LOG.info("serving", extra={"action": "serving", "config": str(path)})
+        notifier.ready()
+        try:
+            await _supervise(
+                stop,
+                {
+                    "loop": parts.loop.run,
+                    "status": lambda: _report(parts, notifier),
+                    "watchdog": lambda: _feed_watchdog(parts.loop, notifier),
+                },
+            )
+        finally:
+            notifier.stopping()
+            LOG.info("stopping; replicas run on", extra={"action": "stopping"})
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+@contextlib.asynccontextmanager
+async def _parts(config: Config) -> AsyncIterator[Parts]:
+    """Open the store and the links; close both whatever happens."""
+    store = Store(Path(config.daemon.state_dir))
+    try:
+        links = {name: link_to(host) for name, host in config.hosts.items()}
+        metrics = Metrics()
+        world = World(links=links, clock=time.time)
+        loop = Loop(
+            store=store,
+            world=world,
+            links=links,
+            config=lambda: config,
+            recorder=metrics,
+            clock=time.time,
+        )
+        control = Control(store=store, world=world, config=lambda: config)
+        try:
+            for link in links.values():
+                await link.open()
+            yield Parts(
+                config=config,
+                store=store,
+                links=links,
+                world=world,
+                loop=loop,
+                control=control,
+                metrics=metrics,
+            )
+        finally:
+            await asyncio.gather(*(link.close() for link in links.values()), return_exceptions=True)
+    finally:
+        store.close()
+
+
+@contextlib.asynccontextmanager
+async def _listening(parts: Parts) -> AsyncIterator[None]:
+    """Serve the API on the unix socket and, where configured, on TCP."""
+    config = parts.config.daemon
+    app_for: Callable[[], web.Application] = lambda: build_app(  # noqa: E731
+        control=parts.control,
+        store=parts.store,
+        world=parts.world,
+        config=lambda: parts.config,
+        logs=lambda name, tail: _logs(parts, name, tail),
+        examine=lambda: examine_hosts(parts.links),
+        metrics=parts.metrics.page,
+        token=lambda: _token(config.token_file),
+    )
+    path = Path(config.socket)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listeners: list[Listener] = []
+    try:
+        listeners.append(await serve_unix(app_for(), path, config.socket_permissions))
+        if config.listen_address is not None:
+            _token(config.token_file)
+            listeners.append(await serve_tcp(app_for(), *config.listen_address))
+        yield
+    finally:
+        await asyncio.gather(*(one.close() for one in listeners), return_exceptions=True)
+
+
+async def _supervise(stop: asyncio.Event, jobs: dict[str, Callable[[], Awaitable[None]]]) -> None:
+    """Run the jobs until `stop`; a job that ends before that ends the daemon, with its name."""
+    tasks: dict[asyncio.Future[Any], str] = {
+        asyncio.ensure_future(job()): name for name, job in jobs.items()
+    }
+    stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (stopped, *tasks):
+            task.cancel()
+        await asyncio.gather(stopped, *tasks, return_exceptions=True)
+    for task in done - {stopped}:
+        name = tasks[task]
+        failure = None if task.cancelled() else task.exception()
+        raise Permanent(
+            "daemon.task-died",
+            f"cannot go on: the task {name} ended ({failure or 'without a failure'})",
+            hint="systemd starts the daemon again; replicas run on",
+        ) from failure
+
+
+async def _report(parts: Parts, notifier: Notifier) -> None:
+    """Keep systemd's status line and the gauges up to date."""
+    said = ""
+    while True:
+        sentence = parts.world.sentence()
+        if sentence != said:
+            notifier.status(sentence)
+            said = sentence
+        parts.metrics.observe(
+            pools=parts.world.pools(),
+            replicas=parts.world.replicas(),
+            hosts=parts.world.hosts(),
+            generations={pool: parts.store.generations(pool) for pool in parts.config.pools},
+        )
+        await asyncio.sleep(_STATUS_SECONDS)
+
+
+async def _feed_watchdog(loop: Loop, notifier: Notifier) -> None:
+    """Feed the watchdog while the control loop shows signs of life, and only then."""
+    interval = notifier.watchdog_interval_seconds or _STUCK_SECONDS
+    while True:
+        if time.monotonic() - loop.beat() < _STUCK_SECONDS:
+            notifier.watchdog()
+        await asyncio.sleep(interval / 2)
+
+
+async def _logs(parts: Parts, name: str, tail: int) -> tuple[str, ...]:
+    replica = next((one for one in parts.world.replicas() if one.name == name), None)
+    if replica is None or replica.host is None:
+        raise Refused(
+            "replica.unknown",
+            f"cannot read the output of {name}: there is no such replica",
+            hint="poold ps lists them",
+        )
+    answer = await parts.links[replica.host].call(
+        Logs(fleet=parts.config.daemon.fleet, name=name, tail=tail),
+        action=_reading("logs"),
+        deadline_seconds=_READ_SECONDS,
+    )
+    return answer.lines
+
+
+def _reading(verb: str) -> ActionId:
+    return ActionId(f"{verb}-{uuid.uuid4().hex}")
+
+
+def _token(path: str | None) -> str | None:
+    """Read the token anew each time, so that it can be changed without a restart."""
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip() or None
+    except OSError as error:
+        raise Permanent(
+            "daemon.no-token",
+            f"cannot read the token file {path}: {error.strerror}",
+            hint="put a long random word into it, mode 0600, readable for the daemon",
+        ) from error
