@@ -1,0 +1,1 @@
+"""The article's story told with the real programs on two lab hosts, and measured."""

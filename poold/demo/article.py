@@ -1,0 +1,103 @@
+"""The article's five commands, typed as it typed them and timed from outside.
+
+What comes in is a way to run a command on a lab host; what goes out are seconds. Nothing of
+poold's own way of restoring is known here, so that the comparison is with podman alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from poold.demo.http import first_answer, get
+
+ARCHIVE = "/var/tmp/chkpt.tar.gz"  # noqa: S108 - on the lab host's disk, where the article has it in /tmp
+_CRIU_FILE = "/etc/criu/article.conf"
+_PORT = 18080
+_DEADLINE_SECONDS = 120.0
+
+Run = Callable[..., str]  # run(host, *argv) -> standard output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Article:
+    """One application, run by hand on one host.
+
+    `criu_lines` is what CRIU must be told on such a host for the article's commands to work at
+    all; they are given to the container as an annotation and cost nothing.
+    """
+
+    run: Run
+    host: str
+    address: str
+    image: str
+    port: int
+    ready_path: str
+    count_path: str
+    criu_lines: tuple[str, ...]
+
+    @property
+    def published(self) -> str:
+        """Where the container answers."""
+        return f"{self.address}:{_PORT}"
+
+    def prepare(self) -> None:
+        """Write CRIU's settings; idempotent."""
+        script = 'mkdir -p "${1%/*}" && printf "%s\\n" "$2" > "$1"'
+        text = "\n".join(self.criu_lines)
+        self.run(self.host, "sh", "-c", script, "sh", _CRIU_FILE, text)
+
+    def start_cold(self, name: str) -> float:
+        """`podman run`; return the seconds from the command to the first answer."""
+        began = time.monotonic()
+        self.run(
+            self.host, "podman", "run", "-d", "--name", name,
+            "-p", f"{_PORT}:{self.port}",
+            "--annotation", f"org.criu.config={_CRIU_FILE}",
+            self.image,
+        )  # fmt: skip
+        return self._answered() - began
+
+    def checkpoint(self, name: str) -> float:
+        """`podman container checkpoint -e`, after two requests and a quiet moment."""
+        for _ in range(2):
+            get(self.published, self.count_path)
+        self._wait_quiet(name)
+        began = time.monotonic()
+        self.run(self.host, "podman", "container", "checkpoint", name, "-e", ARCHIVE)
+        took = time.monotonic() - began
+        self.remove(name)
+        return took
+
+    def restore(self, name: str) -> float:
+        """`podman container restore -i`; return the seconds from the command to an answer."""
+        began = time.monotonic()
+        self.run(self.host, "podman", "container", "restore", "-i", ARCHIVE, "-n", name)
+        return self._answered() - began
+
+    def remove(self, name: str) -> None:
+        """Remove the container, running or not; idempotent."""
+        self.run(self.host, "podman", "rm", "-f", "-t", "0", "-i", name)
+
+    def archive_bytes(self) -> int:
+        """Return the size of the checkpoint archive."""
+        return int(self.run(self.host, "stat", "-c", "%s", ARCHIVE))
+
+    def clean(self) -> None:
+        """Delete what the commands left on the host; idempotent."""
+        self.run(self.host, "rm", "-f", ARCHIVE, _CRIU_FILE)
+
+    def _answered(self) -> float:
+        return first_answer(self.published, self.ready_path, deadline_seconds=_DEADLINE_SECONDS)
+
+    def _wait_quiet(self, name: str) -> None:
+        """Wait until only listening sockets are left, else every restore of it would fail."""
+        pid = self.run(self.host, "podman", "inspect", "-f", "{{.State.Pid}}", name).strip()
+        deadline = time.monotonic() + _DEADLINE_SECONDS
+        while time.monotonic() < deadline:
+            tables = self.run(self.host, "cat", f"/proc/{pid}/net/tcp", f"/proc/{pid}/net/tcp6")
+            states = [line.split()[3] for line in tables.splitlines() if ":" in line.split()[0]]
+            if all(state == "0A" for state in states):
+                return
+            time.sleep(0.1)

@@ -1,0 +1,170 @@
+"""The demo's run: one lab, one daemon, the article's commands and poold's beside each other.
+
+Flows in: a lab that is up and the address of poold's API. Flows out: `Results`. Every step is
+said on standard error as it happens.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from poold.client import Client
+from poold.demo.article import Article
+from poold.demo.http import get
+from poold.demo.report import Counted, Moved, Results
+from poold.errors import Permanent, problem_from_json
+from poold.model.fleet import Change, Replica
+
+COUNT_PATH = "/hello/"
+_CHANGE_DEADLINE_SECONDS = 600.0
+_NAME_OF_RUN = "article"
+_WITHOUT_PERCENT = re.compile(r" \d+ %$")
+
+
+def say(text: str) -> None:
+    """Tell the reader what happens next."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """The demo over one pool. `runs` is how often each way of starting is measured."""
+
+    app: str
+    pool: str
+    client: Client
+    article: Article
+    runs: int
+    say: Callable[[str], None] = say
+
+    def tell(self) -> Results:
+        """Run everything in order; what fails stops it and leaves the lab for a look."""
+        self.article.prepare()
+        self.say(f"\n1. {self.app} by hand: podman run, podman container checkpoint -e")
+        first_cold = self._cold_start()
+        took = self.article.checkpoint(_NAME_OF_RUN)
+        self.say(f"   cold start {first_cold:.2f} s, checkpoint {took:.2f} s")
+
+        self.say("\n2. poold: a warm checkpoint and three replicas on two hosts")
+        self._settle(self.client.scale(self.pool, replicas=3))
+        counted = [self._count(replica) for replica in self.client.replicas(self.pool)]
+        for one in counted:
+            numbers = ", ".join(map(str, one.counters))
+            self.say(f"   {one.name} on {one.host} at {one.address} counts {numbers}, …")
+
+        self.say(f"\n3. the same start three ways, in turn, {self.runs} times")
+        cold, by_article, by_poold, phases = [first_cold], [], [], []
+        for run in range(self.runs):
+            if run:
+                cold.append(self._cold_start())
+                self.article.remove(_NAME_OF_RUN)
+            by_article.append(self.article.restore(f"{_NAME_OF_RUN}{run}"))
+            self.article.remove(f"{_NAME_OF_RUN}{run}")
+            seconds, parts = self._restore_once()
+            by_poold.append(seconds)
+            phases.append(parts)
+            self.say(
+                f"   cold {cold[-1]:.2f} s   article {by_article[-1]:.2f} s   poold {seconds:.2f} s"
+            )
+        article_bytes = self.article.archive_bytes()
+        self.article.clean()
+
+        manifest = self.client.generations(self.pool)[0].manifest
+        return Results(
+            app=self.app,
+            cold_seconds=cold,
+            article_seconds=by_article,
+            restore_seconds=by_poold,
+            restore_phases=phases,
+            build_phases=dict(manifest.phases),
+            checkpoint_bytes=manifest.archive_bytes,
+            packed_bytes=manifest.packed_bytes,
+            article_bytes=article_bytes,
+            replicas=counted,
+            move=self._move(counted[0]),
+        )
+
+    def _cold_start(self) -> float:
+        self.article.remove(_NAME_OF_RUN)
+        return self.article.start_cold(_NAME_OF_RUN)
+
+    def _restore_once(self) -> tuple[float, dict[str, float]]:
+        """Restore one more replica, ask it once, and remove it again.
+
+        The seconds are from the call of the API to the news that it answered its probe at its
+        published address.
+        """
+        before = {replica.name for replica in self.client.replicas(self.pool)}
+        began = time.monotonic()
+        self._settle(self.client.restore(self.pool, host=self.article.host), quiet=True)
+        seconds = time.monotonic() - began
+        (new,) = [one for one in self.client.replicas(self.pool) if one.name not in before]
+        if new.method != "restore":
+            raise Permanent(
+                "demo.not-restored",
+                f"cannot measure a restore: {new.name} came up by {new.method}",
+                hint=new.reason,
+            )
+        get(_address(new), COUNT_PATH)
+        self._settle(self.client.remove(new.name), quiet=True)
+        return seconds, dict(new.phases)
+
+    def _count(self, replica: Replica) -> Counted:
+        counters = [int(get(_address(replica), COUNT_PATH)) for _ in range(2)]
+        return Counted(
+            name=replica.name,
+            host=replica.host or "",
+            address=_address(replica),
+            counters=counters,
+        )
+
+    def _move(self, replica: Counted) -> Moved:
+        target = next(host.name for host in self.client.hosts() if host.name != replica.host)
+        self.say(f"\n4. poold move {replica.name} --to {target}, while it runs")
+        before = int(get(replica.address, COUNT_PATH))
+        change = self._settle(self.client.move(replica.name, to=target))
+        (moved,) = [one for one in self.client.replicas(self.pool) if one.name == replica.name]
+        after = int(get(_address(moved), COUNT_PATH))
+        phases = dict(change.phases)
+        downtime = phases.pop("downtime")
+        self.say(
+            f"   {replica.name} said {before} on {replica.host} and {after} on {moved.host};"
+            f" it was away for {downtime:.2f} s"
+        )
+        return Moved(
+            name=replica.name,
+            source=replica.host,
+            target=moved.host or "",
+            before=before,
+            after=after,
+            downtime_seconds=downtime,
+            phases=phases,
+        )
+
+    def _settle(self, change: Change, *, quiet: bool = False) -> Change:
+        """Follow a change until it is settled, telling its news; raises its problem."""
+        deadline = time.monotonic() + _CHANGE_DEADLINE_SECONDS
+        said: set[str] = set()
+        while change.state == "pending" and time.monotonic() < deadline:
+            change = self.client.change(change.id, wait_seconds=20, after_seq=change.seq)
+            news = _WITHOUT_PERCENT.sub("", change.progress)
+            if not quiet and news and news not in said:
+                said.add(news)
+                self.say(f"   {news}")
+        if change.state != "settled":
+            raise problem_from_json(change.problem or {"message": change.reason})
+        return change
+
+
+def _address(replica: Replica) -> str:
+    if replica.address is None:
+        raise Permanent(
+            "demo.no-address",
+            f"cannot ask {replica.name}: it is {replica.state} and has no address",
+            hint=replica.reason,
+        )
+    return replica.address
