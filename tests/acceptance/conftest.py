@@ -1,0 +1,533 @@
+"""Labs of two hosts: one where poold is installed as its README says, one for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from poold.client import Client, Where
+from poold.errors import Problem
+from poold.lab import Lab
+from poold.model.fleet import Change, HostStatus, Replica
+
+_ROOT = Path(__file__).parents[2]
+_LOCK = _ROOT / ".ci" / "requirements.lock"
+
+
+@pytest.fixture(scope="session")
+def lab(make_lab: Callable[..., Lab]) -> Lab:
+    """Two hosts, Tomcat's image on a."""
+    return make_lab("systemd", hosts=2, image_names=("tomcat",), images_on=("a",))
+
+
+@pytest.fixture(scope="session")
+def wheels(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Collect poold's wheel and the locked ones it needs with the lab host's Python."""
+    folder = tmp_path_factory.mktemp("wheels")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*build, str(_ROOT)], check=True)
+    (poold,) = folder.glob("poold-*.whl")
+    version = lab.exec(
+        "a", "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"
+    ).strip()
+    pins = folder / "constraints.txt"
+    pins.write_text("\n".join(re.findall(r"^[\w.-]+==[^\s;\\]+", _LOCK.read_text(), re.MULTILINE)))
+    fetch = [*pip, "download", "--only-binary=:all:", "--python-version", version]
+    subprocess.run(
+        [*fetch, "--constraint", str(pins), "--dest", str(folder), str(poold)], check=True
+    )
+    return folder
+
+
+@pytest.fixture
+def install(lab: Lab, wheels: Path) -> Callable[[str, str], None]:
+    """Return a function that installs poold on a host with a configuration, not yet started."""
+
+    def install_on(host: str, configuration: str) -> None:
+        on_disk = lab.host(host).folder / "disk" / "tmp"
+        shutil.copytree(wheels, on_disk / "wheels", dirs_exist_ok=True)
+        for name in ("id_ed25519", "known_hosts"):
+            shutil.copy(lab.state_dir / name, on_disk / name)
+        (on_disk / "poold.toml").write_text(configuration)
+
+        def run(*argv: str) -> None:
+            lab.exec(host, *argv)
+
+        run("python3", "-m", "venv", "/opt/poold")
+        run(
+            *("/opt/poold/bin/pip", "install", "--quiet", "--no-index"),
+            *("--find-links", "/var/tmp/wheels", "poold"),
+        )
+        run("install", "-d", "-m", "700", "/etc/poold")
+        run("install", "-m", "600", "/var/tmp/id_ed25519", "/etc/poold/id_ed25519")
+        run("install", "-m", "644", "/var/tmp/known_hosts", "/etc/poold/known_hosts")
+        run("install", "-m", "644", "/var/tmp/poold.toml", "/etc/poold/poold.toml")
+        unit = "import poold, pathlib; print(pathlib.Path(poold.__file__).parent)"
+        package = lab.exec(host, "/opt/poold/bin/python", "-c", unit).strip()
+        run("cp", f"{package}/share/systemd/poold.service", "/etc/systemd/system/")
+        run("systemctl", "daemon-reload")
+
+    return install_on
+
+
+# -- when things go wrong -------------------------------------------------------------------------
+
+_FOLDER = Path(__file__).parent
+_PERL = r"""
+use IO::Socket::INET; $SIG{PIPE} = "IGNORE"; $| = 1; my $n = 0;
+open my $r, "<", "/dev/urandom"; read $r, my $ballast, BALLAST << 20; close $r;
+PRELUDE
+my $s = IO::Socket::INET->new(LocalPort => 8080, Listen => 64, ReuseAddr => 1) or die $!;
+while (my $c = $s->accept) {
+  my ($p) = (scalar(<$c>) // "") =~ m{ (\S+) }; while (defined(my $l = <$c>)) { last if $l !~ /\S/ }
+  my $ok = $p eq "/ready" ? "READY" : "200 OK"; my $b = $p eq "/ready" ? "" : $n++ . "\n";
+  print $c "HTTP/1.0 $ok\r\nContent-Length: " . length($b) . "\r\n\r\n$b"; close $c;
+}
+"""
+_TALK_TO_ITSELF = """
+my $own = IO::Socket::INET->new(LocalPort => 9000, Listen => 1) or die $!;
+my $out = IO::Socket::INET->new(PeerAddr => "127.0.0.1", PeerPort => 9000) or die $!;
+my $in = $own->accept;
+"""
+# inotify_init1 and inotify_add_watch of x86-64
+_WATCH_A_FILE = """
+my $i = syscall(294, 0); my $f = "/opt/watched"; open my $t, ">", $f; close $t;
+syscall(254, $i, $f, 2) >= 0 or die $!;
+"""
+
+
+def application(*, prelude: str = "", ready: str = "200 OK", ballast_mib: int = 1) -> str:
+    """Return a counting application in Perl, a tenth of Tomcat, as a pool's `command`."""
+    program = _PERL.replace("PRELUDE", prelude).replace("READY", ready)
+    return json.dumps(["perl", "-e", program.replace("BALLAST", str(ballast_mib))])
+
+
+def pool_table(name: str, *, command: str, hosts: Sequence[str] = ("a", "b"), **keys: Any) -> str:
+    """Return a pool's table; `keys` are added or win."""
+    values = {
+        "image": "localhost/poold-lab/tomcat:latest",
+        "port": 8080,
+        "hosts": list(hosts),
+        "stop_timeout_seconds": 1,
+        **keys,
+    }
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
+    return f"""
+[pools.{name}]
+command = {command}
+{lines}
+
+[pools.{name}.readiness]
+kind = "http"
+path = "/ready"
+deadline_seconds = 3
+
+[[pools.{name}.warmup]]
+path = "/"
+repeat = 2
+
+[pools.{name}.checkpoint]
+quiesce_deadline_seconds = 1
+"""
+
+
+def host_table(lab: Lab, name: str, **keys: Any) -> str:
+    """Return a host's table; `keys` are added or win."""
+    values = {
+        "address": lab.address(name) if name in ("a", "b") else "",
+        "key_file": str(lab.key_path),
+        "known_hosts_file": str(lab.known_hosts_path),
+        **keys,
+    }
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
+    return f"\n[hosts.{name}]\n{lines}\n"
+
+
+class Fleet:
+    """A daemon of its own process in the lab's network, and a look at what it made."""
+
+    deadline_seconds = 45.0
+
+    def __init__(
+        self, lab: Lab, name: str, tables: str, *, agent_dir: str, hosts: Sequence[str] = ("a", "b")
+    ) -> None:
+        self.lab = lab
+        self.name = name
+        self.hosts = tuple(hosts)
+        self.agent_dir = agent_dir
+        self.folder = lab.state_dir / name
+        self.folder.mkdir(exist_ok=True)
+        self.config = self.folder / "poold.toml"
+        self.log = self.folder / "poold.log"
+        self.strangers: set[str] = set()  # ids of containers that only look like ours
+        path = self.folder / "poold.sock"
+        self.client = Client(Where(socket=str(path)))
+        head = f'[daemon]\nstate_dir = "{self.folder}/state"\nsocket = "{path}"\n'
+        self.config.write_text(f'{head}fleet = "{name}"\nreconcile_seconds = 2\n{tables}')
+
+    # -- the daemon -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the daemon, as nobody's child, and wait for its API."""
+        argv = [sys.executable, "-m", "poold", "serve", "--config", str(self.config)]
+        with self.log.open("ab") as log:
+            subprocess.run(
+                ["setsid", "--fork", *self.lab.run_argv(argv)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+            )
+        self.until("the daemon answers", self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            self.client.health()
+        except Problem:
+            return False
+        return True
+
+    def ensure(self) -> None:
+        """Start the daemon unless it runs."""
+        if not self._answers():
+            self.start()
+
+    def kill(self) -> None:
+        """End the daemon as kill -9 does."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the daemon in order."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        """Send a signal to whoever listens on the socket and wait until it is gone."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(self.client.where.socket)
+            except OSError:
+                return
+            told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        (pid, _, _) = struct.unpack("3i", told)
+        os.kill(pid, number)
+        self.until("the daemon is gone", lambda: _is_gone(pid), why=self.tail)
+
+    def kill_agents(self) -> None:
+        """End the agents on all hosts as kill -9 does; what they started goes on."""
+        ended = 0
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes().split(b"\0")
+                cgroup = (process / "cgroup").read_text()
+            except OSError:
+                continue
+            of_lab = f"/poold-lab-{self.lab.name}/" in cgroup
+            if of_lab and b"serve" in command and self.agent_dir.encode() in command:
+                os.kill(int(process.name), signal.SIGKILL)
+                ended += 1
+        assert ended >= len(self.hosts)
+
+    # -- wishes -----------------------------------------------------------------------------------
+
+    def ended(self, change: Change) -> Change:
+        """Wait until a change is settled or has failed."""
+        deadline = time.monotonic() + self.deadline_seconds
+        while change.state == "pending":
+            assert time.monotonic() < deadline, f"{change}\n{self.tail()}"
+            change = self.client.change(change.id, wait_seconds=5, after_seq=change.seq)
+        return change
+
+    def settled(self, change: Change) -> Change:
+        """Wait until a change is settled."""
+        ended = self.ended(change)
+        assert ended.state == "settled", ended
+        return ended
+
+    def failed(self, change: Change) -> dict[str, Any]:
+        """Wait until a change has failed, and return the problem if it is fit for an operator."""
+        ended = self.ended(change)
+        assert ended.state == "failed", ended
+        problem = ended.problem
+        assert problem is not None
+        assert str(problem["message"]).startswith("cannot "), problem
+        assert problem.get("hint"), problem
+        return problem
+
+    def during(self, change: Change, words: str) -> Change:
+        """Return as soon as a change says that this is going on; news as such come too late."""
+        deadline = time.monotonic() + self.deadline_seconds
+        said = []
+        while words not in change.progress:
+            assert change.state == "pending", f"{words!r} was not seen: {said}, {change}"
+            assert time.monotonic() < deadline, f"{change}\n{self.tail()}"
+            change = self.client.change(change.id)
+            if change.progress not in said:
+                said.append(change.progress)
+        return change
+
+    def scaled(self, pool: str, replicas: int) -> tuple[Replica, ...]:
+        """Scale, wait, and return the replicas: all of them ready."""
+        self.settled(self.client.scale(pool, replicas=replicas))
+        return self.ready(pool, replicas)
+
+    def ready(self, pool: str, replicas: int) -> tuple[Replica, ...]:
+        """Wait until so many replicas are ready and none is anything else."""
+
+        def are_ready() -> tuple[Replica, ...] | None:
+            found = self.client.replicas(pool)
+            fine = len(found) == replicas and all(one.state == "ready" for one in found)
+            return found if fine else None
+
+        found = self.until(f"{pool} has {replicas} ready replicas", lambda: (are_ready(),))
+        return found[0] if found[0] is not None else ()
+
+    def host(self, name: str, state: str) -> HostStatus:
+        """Wait until a host is in a state and return how it is."""
+
+        def is_so() -> HostStatus | None:
+            found = next(host for host in self.client.hosts() if host.name == name)
+            return found if found.state == state else None
+
+        return self.until(f"host {name} is {state}", is_so)
+
+    # -- hosts ------------------------------------------------------------------------------------
+
+    def on(self, host: str, *argv: str) -> str:
+        """Run a command on a host."""
+        return self.lab.exec(host, *argv)
+
+    def count(self, replica: Replica) -> int:
+        """Ask a replica for its counter, which then goes up by one."""
+        return int(self.lab.run("curl", "-sf", "--max-time", "5", f"http://{replica.address}/"))
+
+    def look(self, host: str) -> dict[str, Any]:
+        """Return what poold has on a host."""
+        default = self.agent_dir == "/var/lib/poold-agent"
+        run_dir = "/run/poold-agent" if default else f"{self.agent_dir}/run"
+        script = (_FOLDER / "look_at_a_host.py").read_text()
+        said = self.lab.exec(host, "python3", "-c", script, self.agent_dir, run_dir)
+        seen: dict[str, Any] = json.loads(said)
+        return seen
+
+    def leftovers(self) -> list[str]:
+        """Return what is on the hosts and not known to the daemon, or known and not there."""
+        known = self.client.replicas()
+        pools = [pool.name for pool in self.client.pools()]
+        digests = {
+            generation.digest.removeprefix("sha256:")
+            for pool in pools
+            for generation in self.client.generations(pool)
+        }
+        found = [f"{one.name} is {one.state}" for one in known if one.state != "ready"]
+        for host in self.hosts:
+            here = {one.name: one for one in known if one.host == host}
+            strange = _leftovers(self.look(host), here, digests, self.name)
+            found += [f"{host}: {what}" for what in strange]
+        return found
+
+    def is_tidy(self) -> None:
+        """Wait until nothing is left over; fail with what is."""
+        self.until("nothing is left over", lambda: not self.leftovers(), why=self.leftovers)
+
+    def rest(self) -> None:
+        """Have no replicas, and see that nothing of them is left."""
+        for pool in self.client.pools():
+            if pool.desired:
+                self.scaled(pool.name, 0)
+        self.is_tidy()
+
+    def until(
+        self, what: str, ask: Callable[[], Any], *, why: Callable[[], Any] | None = None
+    ) -> Any:
+        """Wait until `ask` returns something true, and return that."""
+        deadline = time.monotonic() + self.deadline_seconds
+        while not (answer := ask()) or answer == (None,):
+            if time.monotonic() > deadline:
+                pytest.fail(f"never: {what}; {(why or self._how_it_is)()}\n{self.tail()}")
+            time.sleep(0.05)
+        return answer
+
+    def _how_it_is(self) -> object:
+        try:
+            return self.client.replicas()
+        except Problem as problem:
+            return problem
+
+    def tail(self) -> str:
+        """Return the end of the daemon's log."""
+        return self.log.read_text()[-4000:]
+
+
+def _leftovers(
+    seen: dict[str, Any], known: dict[str, Replica], digests: set[str], fleet: str
+) -> Iterator[str]:
+    ours = {each["name"]: each for each in seen["containers"] if each["fleet"] == fleet}
+    for name in sorted(ours.keys() ^ known.keys()):
+        yield f"container {name} is {'not known' if name in ours else 'not there'}"
+    for name in sorted(ours.keys() & known.keys()):
+        if ours[name]["state"] != "running" or ours[name]["id"] != known[name].container_id:
+            yield f"container {name} is {ours[name]}, known as {known[name]}"
+    running = {each["id"] for each in seen["containers"] if each["state"] == "running"}
+    if extra := set(seen["runc"]) ^ running:
+        yield f"podman and runc differ about {sorted(extra)}"
+    if seen["conmons"] != len(running):
+        yield f"{seen['conmons']} conmon for {len(running)} containers"
+    expected = {int((one.address or ":0").rpartition(":")[2]) for one in known.values()}
+    if surplus := {port for port in seen["ports"] if 20000 <= port < 21000} - expected:
+        yield f"ports {sorted(surplus)} are listened on by nobody known"
+    if seen["actions"]:
+        yield f"actions run: {seen['actions']}"
+    for folder in ("work",):
+        if seen[folder]:
+            yield f"{folder}/ has {seen[folder]}"
+    if set(seen["replicas"]) != known.keys():
+        yield f"records {sorted(set(seen['replicas']) ^ known.keys())} differ"
+    folders = {name for name in seen["generations"] if "/" not in name}
+    if folders - digests:
+        yield f"generations {sorted(folders - digests)} are not known"
+    if parts := [name for name in seen["generations"] + seen["images"] if ".part" in name]:
+        yield f"half files: {parts}"
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended; whoever adopted it may not have noticed yet."""
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+class OneEach:
+    """Watches conmon, each container's minder, on both hosts: no name may live twice."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._prefix = f"/poold-lab-{fleet.lab.name}/"
+        self._strangers = fleet.strangers
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.twice: list[str] = []
+        self.looks = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            self.looks += 1
+            twice = {key for key, hosts in self._alive().items() if len(hosts) > 1}
+            if twice:  # seen one after the other: look again whether it was so at one time
+                again = self._alive()
+                self.twice += [f"{key} on {again[key]}" for key in twice if len(again[key]) > 1]
+
+    def _alive(self) -> dict[str, set[str]]:
+        alive: dict[str, set[str]] = defaultdict(set)
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if (process / "comm").read_text() != "conmon\n":
+                    continue
+                cgroup = (process / "cgroup").read_text()
+                command = (process / "cmdline").read_bytes().decode().split("\0")
+                children = (process / "task" / process.name / "children").read_text()
+            except (OSError, UnicodeDecodeError):
+                continue
+            if self._prefix in cgroup and "-n" in command and children.strip():
+                host = cgroup.partition(self._prefix)[2].partition("/")[0]
+                name = command[command.index("-n") + 1]
+                if not self._strangers.intersection(command):
+                    alive[name].add(host)
+        return alive
+
+
+@pytest.fixture(scope="session")
+def faults_lab(make_lab: Callable[..., Lab]) -> Lab:
+    """Two hosts on which everything goes wrong, Tomcat's image on a."""
+    return make_lab("faults", hosts=2, image_names=("tomcat",), images_on=("a",))
+
+
+@pytest.fixture(scope="session")
+def one_fleet(faults_lab: Lab) -> Iterator[Fleet]:
+    """One daemon and its store for many tests, so that a generation is built once."""
+    tables = host_table(faults_lab, "a") + host_table(faults_lab, "b")
+    tables += pool_table("app", command=application(ballast_mib=24), keep_generations=1)
+    tables += pool_table("mute", command=application(ready="503 Not Yet"))
+    tables += pool_table("talker", command=application(prelude=_TALK_TO_ITSELF))
+    tables += pool_table("watcher", command=application(prelude=_WATCH_A_FILE))
+    tables += pool_table("nowhere", command=application(), image="localhost/nowhere:latest")
+    fleet = Fleet(faults_lab, "faults", tables, agent_dir="/var/lib/poold-agent")
+    fleet.start()
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture
+def fleet(one_fleet: Fleet) -> Iterator[Fleet]:
+    """Lend the fleet at rest; afterwards nothing may be left, and no name lived twice."""
+    one_fleet.ensure()
+    for host in one_fleet.hosts:
+        one_fleet.host(host, "up")
+    with OneEach(one_fleet) as watched:
+        yield one_fleet
+        try:
+            one_fleet.is_tidy()
+        finally:
+            one_fleet.rest()
+    assert watched.looks
+    assert not watched.twice
+    assert "Traceback" not in one_fleet.log.read_text(), one_fleet.tail()
+
+
+class FleetMaker:
+    """Makes fleets with hosts and pools of a test's own."""
+
+    application = staticmethod(application)
+    pool = staticmethod(pool_table)
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.made: list[Fleet] = []
+
+    def host(self, name: str, **keys: Any) -> str:
+        """Return a host's table; `keys` are added or win."""
+        return host_table(self.lab, name, **keys)
+
+    def fleet(self, name: str, tables: Sequence[str], **keys: Any) -> Fleet:
+        """Start a daemon; it ends with the test."""
+        keys.setdefault("agent_dir", "/var/lib/poold-agent")
+        fleet = Fleet(self.lab, name, "".join(tables), **keys)
+        self.made.append(fleet)
+        fleet.start()
+        return fleet
+
+
+@pytest.fixture
+def make(faults_lab: Lab) -> Iterator[FleetMaker]:
+    """Lend the maker of fleets."""
+    maker = FleetMaker(faults_lab)
+    yield maker
+    for fleet in maker.made:
+        fleet.stop()
+        for host in fleet.hosts:  # what a test that failed left must not fail the others
+            label = f"label=io.poold.fleet={fleet.name}"
+            fleet.on(host, "podman", "rm", "--force", "--time", "0", "--filter", label)
+        shutil.rmtree(fleet.folder)

@@ -1,0 +1,49 @@
+"""The README's examples are what it says they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from poold import config
+from poold.cli.app import COMMANDS
+
+_ROOT = Path(__file__).parents[2]
+_README = (_ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", _README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_pool_in_ten_lines_is_a_valid_configuration() -> None:
+    """The shortest configuration is accepted, and is as short as its heading says."""
+    (text,) = blocks("toml")
+    read = config.parse(text, source="README.md")
+    assert [pool.replicas for pool in read.pools.values()] == [3]
+    assert len(text.splitlines()) <= 10
+
+
+def test_every_command_is_known() -> None:
+    """Each `poold WORD` of the README is a command."""
+    said = set(re.findall(r"^(?:/opt/poold/bin/)?poold ([a-z]+)", _README, re.MULTILINE))
+    assert said
+    assert said <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_the_two_commands_are_targets(target: str) -> None:
+    """`make demo` and `make test` exist."""
+    assert f"sudo make {target}\n" in _README
+    makefile = (_ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_files_it_names_exist() -> None:
+    """Files that the README copies or shows are in the repository."""
+    named = re.findall(r"(?:\(|cp |`)((?:config|systemd|\.assets)/[\w.-]+)", _README)
+    assert len(named) >= 3
+    assert [name for name in named if not (_ROOT / name).exists()] == []
