@@ -186,6 +186,7 @@ async def _report(parts: Parts, notifier: Notifier) -> None:
             replicas=parts.world.replicas(),
             hosts=parts.world.hosts(),
             generations={pool: parts.store.generations(pool) for pool in parts.config.pools},
+            reconciled_at=time.time() - (time.monotonic() - parts.loop.beat()),
         )
         await asyncio.sleep(_STATUS_SECONDS)
 

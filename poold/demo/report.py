@@ -35,6 +35,17 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OtherWay:
+    """The same application with what it writes on tmpfs, inside the checkpoint."""
+
+    pool: str
+    cold_seconds: float
+    restore_seconds: float
+    checkpoint_bytes: int
+    counters: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """Everything the story leaves behind in build/demo.json."""
 
@@ -49,6 +60,7 @@ class Results:
     article_bytes: int
     replicas: list[Counted]
     move: Moved
+    on_tmpfs: OtherWay | None = None
 
 
 def as_json(results: Results) -> dict[str, object]:

@@ -163,6 +163,12 @@ def _print_table(results: report.Results) -> None:
     console.print(
         f"moved     {move.name}: {move.before} on {move.source}, {move.after} on {move.target}"
     )
+    if (other := results.on_tmpfs) is not None:
+        console.print(
+            f"on tmpfs  {other.pool}: cold {other.cold_seconds:.2f} s, restored in "
+            f"{other.restore_seconds:.2f} s, {other.checkpoint_bytes / 1e6:.0f} MB; "
+            f"with the root file system {results.checkpoint_bytes / 1e6:.0f} MB"
+        )
     ratios = report.ratios(results)
     console.print(
         f"poold is {ratios['cold_to_restore']:.1f} times faster than a cold start and "

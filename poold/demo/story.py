@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from poold.client import Client
 from poold.demo.article import Article
 from poold.demo.http import get
-from poold.demo.report import Counted, Moved, Results
+from poold.demo.report import Counted, Moved, OtherWay, Results
 from poold.errors import Permanent, problem_from_json
 from poold.model.fleet import Change, Replica
 
@@ -39,6 +39,7 @@ class Story:
     client: Client
     article: Article
     runs: int
+    tmpfs_pool: str | None = None  # the same application, what it writes on tmpfs
     say: Callable[[str], None] = say
 
     def tell(self) -> Results:
@@ -86,6 +87,7 @@ class Story:
             article_bytes=article_bytes,
             replicas=counted,
             move=self._move(counted[0]),
+            on_tmpfs=self._other_way(self.tmpfs_pool) if self.tmpfs_pool else None,
         )
 
     def _cold_start(self) -> float:
@@ -143,6 +145,26 @@ class Story:
             after=after,
             downtime_seconds=downtime,
             phases=phases,
+        )
+
+    def _other_way(self, pool: str) -> OtherWay:
+        """Let one replica be made of a pool whose application writes to tmpfs only."""
+        self.say(f"\n5. the other way: what {self.app} writes is on tmpfs, inside the checkpoint")
+        self._settle(self.client.scale(pool, replicas=1))
+        (replica,) = self.client.replicas(pool)
+        counted = self._count(replica)
+        manifest = self.client.generations(pool)[0].manifest
+        self.say(
+            f"   {replica.name} on {replica.host} counts {counted.counters[0]},"
+            f" {counted.counters[1]}, …; restored in {replica.seconds or 0:.2f} s"
+        )
+        self._settle(self.client.scale(pool, replicas=0), quiet=True)
+        return OtherWay(
+            pool=pool,
+            cold_seconds=manifest.cold_seconds,
+            restore_seconds=replica.seconds or 0.0,
+            checkpoint_bytes=manifest.archive_bytes,
+            counters=counted.counters,
         )
 
     def _settle(self, change: Change, *, quiet: bool = False) -> Change:
