@@ -72,6 +72,7 @@ def _serve(options: argparse.Namespace, make_handler: HandlerFactory) -> int:
     import logging
 
     from poold.agent.journal import Journal, read_boot_id
+    from poold.agent.minding import Watchful
     from poold.agent.runner import Runner
     from poold.agent.server import serve
 
@@ -90,7 +91,8 @@ def _serve(options: argparse.Namespace, make_handler: HandlerFactory) -> int:
         journal = Journal(options.run, boot_id)
         handler = make_handler(options.dir, options.run, options.engine, journal.running)
         runner = Runner(options.dir, handler, journal, boot_id)
-        return await serve(runner, code_hash=_code_hash(), stdin=stdin, stdout=stdout)
+        watch = handler.watch if isinstance(handler, Watchful) else None
+        return await serve(runner, code_hash=_code_hash(), stdin=stdin, stdout=stdout, watch=watch)
 
     return asyncio.run(served())
 

@@ -40,6 +40,7 @@ from poold.agent.messages import (
     Stage,
     Start,
 )
+from poold.agent.minding import Minder, Tell
 from poold.agent.moves import Moves
 from poold.agent.observing import Observing
 from poold.agent.records import Records
@@ -70,7 +71,10 @@ class Actions:
         self._builds = Builds(folders, engine, store, bring_up, self._replicas)
         self._moves = Moves(folders, engine, records, store, bring_up, lock)
         self._images = Images(folders, engine)
-        self._observing = Observing(folders, engine, records, store, running, self._names.held)
+        self._minder = Minder(records, engine.lost, bring_up.sign_of_life, lock)
+        self._observing = Observing(
+            folders, engine, records, store, running, self._names.held, self._minder.silence
+        )
 
     async def handle(self, request: Request[R], *, action: str, report: Report) -> R:
         """Do one action; see `poold.agent.messages` for what each promises."""
@@ -79,8 +83,13 @@ class Actions:
         except OSError as error:
             raise _file_trouble(request.verb, error) from error
 
+    async def watch(self, tell: Tell) -> None:
+        """Mind the replicas and tell what happens to them, until cancelled."""
+        await self._minder.watch(tell)
+
     async def _do(self, request: Any, action: str, report: Report) -> Any:
         if isinstance(request, Observe):
+            self._minder.use(request.fleet, request.liveness)
             return await self._observing.observe(request)
         if isinstance(request, Start):
             return await self._replicas.start(request, action, report)

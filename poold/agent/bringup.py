@@ -19,10 +19,11 @@ from typing import Optional
 from poold.agent import hooks, probe
 from poold.agent.engines.base import Container, Engine, Executed, Published
 from poold.agent.http import Target
-from poold.agent.messages import Placement
+from poold.agent.messages import LivenessCheck, Placement
 from poold.agent.ports import PortRange, Ports, bind_address
-from poold.agent.probe import Reach
+from poold.agent.probe import Execute, Reach
 from poold.agent.process import finish
+from poold.agent.records import Record
 from poold.errors import Problem, Refused, Temporary
 from poold.model.application import Application
 from poold.model.fleet import Phases
@@ -110,6 +111,17 @@ class BringUp:
                 error.detail = "\n".join(await self._last_lines(container_id))
             raise
 
+    async def sign_of_life(self, record: Record, check: LivenessCheck) -> str:
+        """Ask a running replica once; "" means it answered, anything else what came instead."""
+        host, _, _ = record.address.rpartition(":")
+        address = bind_address(host.strip("[]")) or "127.0.0.1"
+        targets = {
+            int(inside): Target(address, outside) for inside, outside in record.published.items()
+        }
+        reach = Reach(record.name, check.main_port, targets, self._inside(record.name))
+        said = await probe.attempt(check.probe, reach)
+        return "" if check.any_answer and said.startswith(probe.HTTP_STATUS) else said
+
     def reach(
         self,
         name: str,
@@ -117,7 +129,13 @@ class BringUp:
         published: tuple[Published, ...],
     ) -> Reach:
         """Say how this host reaches the container: as clients do where the address is its own."""
+        targets = {
+            port.container_port: Target(port.address or "127.0.0.1", port.host_port)
+            for port in published
+        }
+        return Reach(name, application.port, targets, self._inside(name))
 
+    def _inside(self, name: str) -> Execute:
         async def execute(
             command: tuple[str, ...], stdin: bytes, timeout_seconds: float
         ) -> Executed:
@@ -125,11 +143,7 @@ class BringUp:
                 name, command, stdin=stdin, timeout_seconds=timeout_seconds
             )
 
-        targets = {
-            port.container_port: Target(port.address or "127.0.0.1", port.host_port)
-            for port in published
-        }
-        return Reach(name, application.port, targets, execute)
+        return execute
 
     async def remove_own(self, fleet: str, name: str) -> None:
         """Remove a container of this fleet by name, at once; anybody else's is left alone."""

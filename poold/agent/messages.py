@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, Optional, TypeVar
 
-from poold.model.application import Application
+from poold.model.application import Application, Probe
 from poold.model.fleet import Digest, Manifest, Phases
 
 R = TypeVar("R")
@@ -58,7 +58,8 @@ class ContainerFact:
     method: str = ""  # "cold" | "restore" | "move"
     address: str = ""
     started_at: float = 0.0
-    ready: bool = False  # it passed readiness since its last start, and still runs
+    ready: bool = False  # it passed readiness since its last start, still runs and answers
+    last_words: str = ""  # the last line of output of a replica that ended
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,44 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class LivenessCheck:
+    """What an agent asks its replicas of a pool again and again, by itself.
+
+    Dead after `failures` attempts in a row without success; with `any_answer` every well-formed
+    HTTP answer is one.
+    """
+
+    probe: Probe
+    main_port: int
+    interval_seconds: float
+    failures: int
+    any_answer: bool = False
+
+
+@dataclass(frozen=True)
 class Observe(Request[Observation]):
     """List what is there, and remove what no running action owns of the agent's own work files.
 
     `names` are names of the caller's: foreign containers that carry one of them are listed too.
+    `liveness` is by pool, and holds until the next listing says otherwise.
     """
 
     verb: ClassVar[str] = "observe"
     answer: ClassVar[type] = Observation
     fleet: str
     names: tuple[str, ...] = ()
+    liveness: dict[str, LivenessCheck] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something an agent noticed by itself: a hint to look, never the truth. It may get lost."""
+
+    kind: Literal["ended", "unresponsive", "answers-again"]
+    name: str
+    container_id: str
+    at: float  # the host's clock
+    reason: str = ""
 
 
 # -- replicas -------------------------------------------------------------------------------------

@@ -26,7 +26,10 @@ _STALE_SECONDS = 3600.0  # a temporary image archive that nobody fetched
 
 
 class Observing:
-    """Looks at this host. `running` tells the ids of the actions under way, `busy` their names."""
+    """Looks at this host. `running` tells the ids of the actions under way, `busy` their names.
+
+    `silence` tells why a container counts as dead though it runs, "" for others.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Observing:
         store: Generations,
         running: Callable[[], tuple[str, ...]],
         busy: Callable[[str], bool],
+        silence: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._folders = folders
         self._engine = engine
@@ -43,6 +47,7 @@ class Observing:
         self._generations = store
         self._running = running
         self._busy = busy
+        self._silence = silence
 
     async def observe(self, request: Observe) -> Observation:
         """Look and sweep.
@@ -57,7 +62,7 @@ class Observing:
         self._sweep_files(scratch, running)
         self._forget_gone(records, containers, request.fleet)
         kept = await self._sweep_containers(containers, running, request.fleet)
-        facts = [self._fact(container, records, request) for container in kept]
+        facts = [await self._fact(container, records, request) for container in kept]
         return Observation(
             boot_id=boot_id(),
             now=time.time(),
@@ -69,7 +74,7 @@ class Observing:
             memory_free_bytes=memory_free_bytes(),
         )
 
-    def _fact(
+    async def _fact(
         self, container: Container, records: dict[str, Record], request: Observe
     ) -> ContainerFact:
         if not is_ours(container, request.fleet):
@@ -87,6 +92,8 @@ class Observing:
             role = "proof"
         elif record is not None and record.frozen and not container.running:
             role = "captured"
+        silence = self._silence(container.container_id)
+        is_dead = record is not None and role == "replica" and not container.running
         return ContainerFact(
             name=container.name,
             container_id=container.container_id,
@@ -94,13 +101,14 @@ class Observing:
             pool=container.labels.get(POOL, ""),
             role=role,  # type: ignore[arg-type]
             running=container.running,
-            status=container.status,
+            status=(container.running and silence) or container.status,
             build=container.labels.get(BUILD, ""),
             digest=record.digest if record else "",
             method=record.method if record else "",
             address=record.address if record else "",
             started_at=record.started_at if record else container.started_at,
-            ready=record is not None and container.running,
+            ready=record is not None and container.running and not silence,
+            last_words=await self._engine.last_words(container.container_id) if is_dead else "",
         )
 
     def _sweep_files(self, scratch: list[Path], running: tuple[str, ...]) -> None:

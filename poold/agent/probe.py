@@ -20,6 +20,7 @@ from poold.agent.http import BadAnswer, Target
 from poold.errors import Permanent, Problem, Refused, Temporary
 from poold.model.application import ExecProbe, HttpProbe, Probe
 
+HTTP_STATUS = "HTTP status"  # begins what an answer with another status than 200 to 399 is told as
 Execute = Callable[[tuple[str, ...], bytes, float], Awaitable[Executed]]
 
 
@@ -98,7 +99,7 @@ async def attempt(probe: Probe, reach: Reach) -> str:
         target = reach.target(probe.port)
         if isinstance(probe, HttpProbe):
             status = (await http.request(target, "GET", probe.path, timeout_seconds=timeout)).status
-            return "" if 200 <= status < 400 else f"HTTP status {status}"
+            return "" if 200 <= status < 400 else f"{HTTP_STATUS} {status}"
         await http.connect(target, timeout)
     except asyncio.TimeoutError:
         return f"no answer within {timeout:g} s"

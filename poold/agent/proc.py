@@ -61,6 +61,15 @@ def is_there(pid: int) -> bool:
     return (_PROC / str(pid)).exists()
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is more than a zombie that nobody has waited for."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
 def _is_in(process: Path, namespace: Path) -> bool:
     try:
         return (process / "ns/pid").readlink() == namespace

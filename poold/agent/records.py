@@ -56,6 +56,11 @@ class Records:
 
     def __init__(self, folders: Folders) -> None:
         self._folder = folders.replicas
+        self._listeners: list[Callable[[str, Optional[Record]], None]] = []
+
+    def listen(self, changed: Callable[[str, Optional[Record]], None]) -> None:
+        """Call `changed` with each name that this process writes (its record) or forgets (None)."""
+        self._listeners.append(changed)
 
     def read(self, name: str) -> Optional[Record]:
         """Return the record of that name, if there is a readable one."""
@@ -74,6 +79,8 @@ class Records:
         """Remember; replaces what was known under that name."""
         data = json.dumps(asdict(record)).encode()
         write_whole(self._folder / f"{safe_name(record.name)}.json", data)
+        for changed in self._listeners:
+            changed(record.name, record)
 
     def forget(self, name: str, *, unless: Optional[Callable[[Record], bool]] = None) -> None:
         """Delete a record; absent is fine. `unless` is asked right before, without a gap."""
@@ -82,3 +89,5 @@ class Records:
             return
         with contextlib.suppress(OSError):
             (self._folder / f"{safe_name(name)}.json").unlink()
+        for changed in self._listeners:
+            changed(name, None)

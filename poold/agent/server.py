@@ -2,8 +2,9 @@
 
 Flows in: {"id", "verb", "body", "action", "boot_id", "deadline_seconds"} and {"ping"}. Flows out:
 first {"hello": {"boot_id", "pid", "python", "hash"}}, then for each id any number of
-{"id", "progress"} and one {"id", "result"} or {"id", "problem"}; {"pong"} at once. `id` numbers
-the question on this wire, `action` names what is done. It refuses to know what the actions do.
+{"id", "progress"} and one {"id", "result"} or {"id", "problem"}; {"pong"} at once; {"event"} when
+something happened. `id` numbers the question on this wire, `action` names what is done. It refuses
+to know what the actions do.
 
 The wire may break at any moment: actions under way run to their end and are recorded (see
 `poold.agent.journal`), then the process ends. What only reads is dropped.
@@ -17,13 +18,15 @@ import os
 import platform
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, Optional
 
 from poold.agent.codec import decode_request, encode
 from poold.agent.frames import LostFramingError, Source, read_frame, to_frame
-from poold.agent.messages import Progress
+from poold.agent.messages import Event, Progress
+from poold.agent.minding import Tell
 from poold.agent.runner import Handler, Runner
 from poold.errors import Problem, Refused
 
@@ -31,6 +34,8 @@ __all__ = ["Handler", "serve"]
 
 SILENCE_SECONDS = 60.0  # the daemon pings every second: it is gone, and sshd has not noticed
 _PROGRESS_BACKLOG_BYTES = 256 * 1024  # a reader this far behind gets no more progress
+
+Watch = Callable[[Tell], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,12 @@ class _Sink(asyncio.BaseProtocol):
         transport = self._transport
         if transport and transport.get_write_buffer_size() < _PROGRESS_BACKLOG_BYTES:
             self.send({"id": number, "progress": asdict(progress)})
+
+    def send_event(self, event: Event) -> None:
+        """Send what happened; a reader this far behind has to look for himself anyway."""
+        transport = self._transport
+        if transport and transport.get_write_buffer_size() < _PROGRESS_BACKLOG_BYTES:
+            self.send({"event": encode(event)})
 
     async def close(self, *, timeout_seconds: float) -> None:
         """Give the reader that long to take what is left."""
@@ -134,9 +145,12 @@ def _addressed(frame: dict[str, Any]) -> tuple[str, str, float]:
     return action, boot_id, float(deadline)  # type: ignore[arg-type]
 
 
-async def serve(runner: Runner, *, code_hash: str, stdin: int, stdout: int) -> int:
+async def serve(
+    runner: Runner, *, code_hash: str, stdin: int, stdout: int, watch: Optional[Watch] = None
+) -> int:
     """Serve one wire to its end and return the exit code; takes both descriptors over.
 
+    What `watch` tells goes over the wire as events; that it fails does not end anything else.
     SIGHUP is ignored; SIGTERM and SIGINT cancel the actions, record them and end.
     """
     loop = asyncio.get_running_loop()
@@ -154,10 +168,12 @@ async def serve(runner: Runner, *, code_hash: str, stdin: int, stdout: int) -> i
     sink.send({"hello": _hello(runner.boot_id, code_hash)})
 
     server = _Server(runner, sink)
+    watching = asyncio.ensure_future(_watched(watch, sink.send_event))
     listening = asyncio.ensure_future(server.listen(reader))
     stopping = asyncio.ensure_future(stopped.wait())
     try:
         await asyncio.wait({listening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await _cancelled(watching)
         ending = asyncio.ensure_future(runner.drain())
         await asyncio.wait({ending, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.is_set():
@@ -169,9 +185,23 @@ async def serve(runner: Runner, *, code_hash: str, stdin: int, stdout: int) -> i
     finally:
         code = _verdict(listening)
         stopping.cancel()
+        await _cancelled(watching)
         incoming.close()
         await sink.close(timeout_seconds=1.0)
     return code
+
+
+async def _watched(watch: Optional[Watch], tell: Tell) -> None:
+    try:
+        if watch is not None:
+            await watch(tell)
+    except Exception:
+        log.exception("cannot watch any more; periodic listings go on")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def _hello(boot_id: str, code_hash: str) -> dict[str, Any]:

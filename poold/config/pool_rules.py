@@ -36,6 +36,7 @@ def pool_mistakes(
     yield from _where(pool, hosts, place)
     yield from _values(pool.application, place)
     yield from _application(pool.application, place)
+    yield from _liveness(pool, (*place, "liveness"))
     yield from _deadlines(pool.application, daemon, place)
 
 
@@ -122,6 +123,25 @@ def _application(app: Application, place: Place) -> Iterator[Mistake]:
         command = getattr(getattr(app, key), "command", None)
         if command is not None and not (command and command[0]):
             yield at((*place, key, "command"), message="cannot be empty")
+
+
+def _liveness(pool: Pool, place: Place) -> Iterator[Mistake]:
+    asked, app = pool.liveness, pool.application
+    if asked is None:
+        return
+    for key in ("interval_seconds", "timeout_seconds"):
+        yield from positive(getattr(asked, key), (*place, key))
+    yield from at_least(1, asked.failures, (*place, "failures"))
+    kind = asked.kind or app.readiness.kind
+    for key, of_kinds in (("path", ("http",)), ("port", ("http", "tcp")), ("command", ("exec",))):
+        if getattr(asked, key) and kind not in of_kinds:
+            yield at((*place, key), place, message=f'cannot be used with kind "{kind}"')
+    if asked.path is not None and not asked.path.startswith("/"):
+        yield at((*place, "path"), message=f'cannot be {asked.path!r}: it must begin with "/"')
+    if kind == "exec" and not (asked.command or getattr(app.readiness, "command", ())):
+        yield at((*place, "command"), place, message="cannot be left out: an array is needed")
+    if asked.port is not None and asked.port not in (app.port, *app.extra_ports):
+        yield at((*place, "port"), message="cannot be asked: it is neither port nor in extra_ports")
 
 
 def _ports(app: Application, place: Place) -> Iterator[Mistake]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol, TypeVar
 
-from poold.agent.messages import Progress, Request
+from poold.agent.messages import Event, Progress, Request
 from poold.model.fleet import ActionId, Host, HostName, HostStatus
 
 R = TypeVar("R")
 OnProgress = Callable[[Progress], None]
+OnEvent = Callable[[Event], None]
 
 
 _AGENT_DIR, _RUN_DIR = "/var/lib/poold-agent", "/run/poold-agent"
@@ -40,6 +41,13 @@ class HostLink(Protocol):
         """End the link. Actions under way on the host go on there and are recorded there.
 
         In process there is no there: they are cancelled, bounded, and recorded as interrupted.
+        """
+
+    def listen(self, heard: OnEvent) -> None:
+        """Have `heard` called, in the event loop, with what the agent notices by itself.
+
+        Hints, which get lost with a connection: whoever needs the truth lists the host. A later
+        call replaces the listener.
         """
 
     async def wait_up(self, timeout_seconds: float) -> None:

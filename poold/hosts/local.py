@@ -6,6 +6,8 @@ behind a wire. It refuses to know what is asked.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import platform
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -14,14 +16,17 @@ from typing import TypeVar
 
 from poold.agent import blobs
 from poold.agent.journal import Journal, read_boot_id
-from poold.agent.messages import Progress, Request
+from poold.agent.messages import Event, Progress, Request
+from poold.agent.minding import Watchful
 from poold.agent.runner import Handler, Runner
 from poold.errors import Permanent, Problem
-from poold.hosts.base import OnProgress
+from poold.hosts.base import OnEvent, OnProgress
 from poold.hosts.wire import unreachable
 from poold.model.fleet import ActionId, Host, HostStatus
 
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 _LOCK_WAIT_SECONDS = 5.0  # nobody vanishes without closing his file here
 
@@ -40,6 +45,8 @@ class LocalHost:
         self._make_handler = make_handler
         self._boot_id = read_boot_id()
         self._runner: Runner | None = None
+        self._heard: OnEvent | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._problem: Problem | None = None
         self._status = HostStatus(host.name, "connecting")
 
@@ -66,6 +73,8 @@ class LocalHost:
             return
         handler = self._make_handler(self._root, self._run, journal.running)
         self._runner = Runner(self._root, handler, journal, self._boot_id)
+        if isinstance(handler, Watchful):
+            self._watching = asyncio.create_task(self._watch(handler), name=f"watch on {self.name}")
         self._status = HostStatus(
             self.name,
             "up",
@@ -82,8 +91,30 @@ class LocalHost:
         """
         runner, self._runner = self._runner, None
         self._status = HostStatus(self.name, "unknown", reason="the link was closed")
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait({watching})
         if runner is not None:
             await runner.stop()
+
+    def listen(self, heard: OnEvent) -> None:
+        """Have `heard` called with what the agent notices by itself."""
+        self._heard = heard
+
+    async def _watch(self, handler: Watchful) -> None:
+        try:
+            await handler.watch(self._tell)
+        except Exception:
+            log.exception("cannot watch host %s any more; periodic listings go on", self.name)
+
+    def _tell(self, event: Event) -> None:
+        """Pass an event on; a listener that fails must not end the watching."""
+        try:
+            if self._heard is not None:
+                self._heard(event)
+        except Exception:
+            log.exception("cannot pass an event on")
 
     async def wait_up(self, timeout_seconds: float) -> None:  # noqa: ARG002 - nothing to wait for
         """Raise Temporary("host.unreachable") unless it is open."""

@@ -20,10 +20,10 @@ from typing import Literal, NoReturn, TypeVar
 import asyncssh
 
 from poold.agent.blobs import CHUNK_BYTES
-from poold.agent.messages import Request
+from poold.agent.messages import Event, Request
 from poold.agent.runner import CLEAN_UP_SECONDS
 from poold.errors import Permanent, Problem, Temporary, problem_from_json
-from poold.hosts.base import OnProgress, run_dir_of
+from poold.hosts.base import OnEvent, OnProgress, run_dir_of
 from poold.hosts.bundle import Bundle, agent_bundle
 from poold.hosts.connect import connect
 from poold.hosts.ship import Paths, start_agent
@@ -76,6 +76,7 @@ class SshHost:
         self._paths = Paths(host.agent_dir, run_dir or run_dir_of(host))
         self._bundle = bundle
         self._patience = patience or Patience()
+        self._heard: OnEvent | None = None
         self._up: _Up | None = None
         self._problem: Problem | None = None
         self._news = asyncio.Event()  # replaced at each turn of the link
@@ -102,6 +103,14 @@ class SshHost:
                 await asyncio.wait({self._keeping}, timeout=_RECANCEL_SECONDS)
             self._keeping = None
         self._turn(None, unreachable(self.name, _CLOSED))
+
+    def listen(self, heard: OnEvent) -> None:
+        """Have `heard` called with what the agent notices by itself; lost with a connection."""
+        self._heard = heard
+
+    def _tell(self, event: Event) -> None:
+        if self._heard is not None:
+            self._heard(event)
 
     async def wait_up(self, timeout_seconds: float) -> None:
         """Wait until the agent answers; a Permanent reason is raised as soon as it is known."""
@@ -201,7 +210,9 @@ class SshHost:
                 process = await start_agent(
                     connection, self._host, self._paths, bundle, self._engine
                 )
-                wire = Wire(process.stdout, process.stdin.write, self._patience.heartbeat)
+                wire = Wire(
+                    process.stdout, process.stdin.write, self._patience.heartbeat, self._tell
+                )
                 hello = await wire.greet()
             if hello.hash != bundle.sha256:
                 raise Permanent("host.no-agent", f"cannot use host {self.name}: another agent runs")

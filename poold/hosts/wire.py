@@ -17,9 +17,9 @@ from typing import Any, TypeVar, cast
 
 from poold.agent.codec import decode, encode
 from poold.agent.frames import LostFramingError, Source, read_frame, to_frame
-from poold.agent.messages import Progress, Request
+from poold.agent.messages import Event, Progress, Request
 from poold.errors import Permanent, Problem, Temporary, problem_from_json
-from poold.hosts.base import OnProgress
+from poold.hosts.base import OnEvent, OnProgress
 
 R = TypeVar("R")
 
@@ -62,11 +62,16 @@ class Wire:
     """One connection. `greet` once, then `run` until it is lost; `ask` meanwhile."""
 
     def __init__(
-        self, source: Source, write: Callable[[bytes], None], heartbeat: Heartbeat
+        self,
+        source: Source,
+        write: Callable[[bytes], None],
+        heartbeat: Heartbeat,
+        heard: OnEvent | None = None,
     ) -> None:
         self._source = source
         self._write = write
         self._heartbeat = heartbeat
+        self._heard = heard
         self._numbers = itertools.count(1)
         self._questions: dict[int, _Question] = {}
         self._unanswered = 0
@@ -148,6 +153,9 @@ class Wire:
     def _take(self, frame: dict[str, Any]) -> None:
         if "pong" in frame:
             return
+        if "event" in frame:
+            self._hear(frame["event"])
+            return
         number = frame.get("id")
         question = self._questions.get(number) if isinstance(number, int) else None
         if question is None:
@@ -169,6 +177,14 @@ class Wire:
             question.report(progress)
         except Exception:
             log.exception("cannot pass progress on")
+
+    def _hear(self, event: Any) -> None:
+        """Pass an event on; the same holds for who listens to it."""
+        try:
+            if self._heard is not None:
+                self._heard(decode(Event, event))
+        except Exception:
+            log.exception("cannot pass an event on")
 
     async def _watch(self) -> str:
         """Count pings, not seconds: a daemon that was itself stopped must not blame the peer."""

@@ -69,6 +69,36 @@ Probe = Union[HttpProbe, TcpProbe, ExecProbe]
 
 
 @dataclass(frozen=True)
+class Liveness:
+    """When a replica that runs counts as dead: it gave no answer `failures` times in a row.
+
+    `kind`, `path`, `port` and `command` that are left out are the readiness probe's. Without a
+    `path` of its own any HTTP answer is a sign of life: an application that says 503 because its
+    database is down is not helped by being restored, and all its replicas would go at once.
+    """
+
+    kind: Optional[Literal["http", "tcp", "exec"]] = None
+    path: Optional[str] = None
+    port: Optional[int] = None
+    command: tuple[str, ...] = ()
+    interval_seconds: float = 5.0  # between two attempts
+    timeout_seconds: float = 1.0  # of one attempt
+    failures: int = 3
+
+    def probe(self, readiness: Probe) -> Probe:
+        """Return what is asked each time, with the readiness probe's settings filled in."""
+        kind = self.kind or readiness.kind
+        port = self.port if self.port is not None else getattr(readiness, "port", None)
+        if kind == "exec":
+            command = self.command or getattr(readiness, "command", ())
+            return ExecProbe(command=command, timeout_seconds=self.timeout_seconds)
+        if kind == "tcp":
+            return TcpProbe(port=port, timeout_seconds=self.timeout_seconds)
+        path = self.path or (readiness.path if isinstance(readiness, HttpProbe) else "/")
+        return HttpProbe(path=path, port=port, timeout_seconds=self.timeout_seconds)
+
+
+@dataclass(frozen=True)
 class WarmupRequest:
     """An HTTP request sent `repeat` times before the checkpoint; any status below 500 is fine."""
 

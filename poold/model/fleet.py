@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NewType, Optional
 
-from poold.model.application import Application
+from poold.model.application import Application, Liveness
 
 PoolName = NewType("PoolName", str)
 HostName = NewType("HostName", str)
@@ -36,6 +36,7 @@ class Pool:
     min: int = 0
     max: int = 16
     keep_generations: int = 2
+    liveness: Optional[Liveness] = None  # None: a replica lives as long as its container runs
 
     def replica(self, number: int) -> ReplicaName:
         """Return the name of the replica with that number, counted from 1."""

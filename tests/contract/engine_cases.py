@@ -182,6 +182,16 @@ async def the_end_of_a_container_is_an_event(bench: Bench) -> None:
     assert await bench.engine.find(NAME) is None
 
 
+async def a_lost_container_is_told_with_how(bench: Bench) -> None:
+    container_id = await bench.start()
+    watching = asyncio.ensure_future(bench.engine.lost(container_id))
+    await asyncio.sleep(0.05)
+    assert not watching.done()
+    assert await bench.engine.remove(NAME, stop_timeout_seconds=1)
+    assert await asyncio.wait_for(watching, 10) == "its first process ended"
+    assert await bench.engine.last_words("f" * 64) == ""
+
+
 async def a_command_inside_gets_its_input_and_tells_its_status(bench: Bench) -> None:
     await bench.start()
     heard = await bench.engine.execute(NAME, ("cat",), stdin=b"a seed", timeout_seconds=10)
@@ -226,6 +236,7 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
         a_missing_image_is_told,
         a_damaged_archive_is_refused,
         the_end_of_a_container_is_an_event,
+        a_lost_container_is_told_with_how,
         a_command_inside_gets_its_input_and_tells_its_status,
         an_open_connection_is_seen,
         an_image_comes_back_with_its_content_id,

@@ -6,6 +6,7 @@ What it did is told by `ran.log` in its folder: one line "<action> <begin|end|un
 Remove, by name: "quick*" is done at once; "wait*" until the file go-<name> appears; "stubborn*"
 the same, and when cancelled takes a while to undo itself. Discard fails with a problem, Stage with
 a bug, Examine never answers, Logs of "pid" tells the process, of "big" more than a frame holds.
+A file event-<name> in its folder makes it tell an event of that name, once.
 The environment: FAKE_AGENT_PRINTS writes to stdout on start, which must not hurt the wire.
 """
 
@@ -17,6 +18,7 @@ from poold.agent.__main__ import main
 from poold.agent.messages import (
     Discard,
     Done,
+    Event,
     Examine,
     LogLines,
     Logs,
@@ -53,6 +55,14 @@ class FakeHandler:
         if isinstance(request, Observe):
             return Observation("boot", 1.0, running_actions=self._running())
         raise AssertionError(request)
+
+    async def watch(self, tell):
+        told = set()
+        while True:  # another process says when
+            for file in set(self._root.glob("event-*")) - told:
+                told.add(file)
+                tell(Event("ended", file.name.partition("-")[2], "c1", 1.5, "a reason"))
+            await asyncio.sleep(0.005)
 
     async def _remove(self, name, action, report):
         self._log(f"{action} begin")

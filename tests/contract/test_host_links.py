@@ -21,6 +21,7 @@ from poold.agent.journal import read_boot_id
 from poold.agent.messages import (
     Discard,
     Done,
+    Event,
     Examine,
     LogLines,
     Logs,
@@ -322,6 +323,34 @@ def digest(data: bytes) -> str:
 async def test_a_question_is_answered(link):
     """A reading request comes back with the answer of its own type."""
     assert await ask(link, Logs("fleet", "some text é")) == LogLines(("some text é",))
+
+
+async def test_what_the_agent_notices_is_heard_unasked(link, root):
+    """An event reaches the listener without a question, and one that fails ends nothing."""
+    heard = []
+
+    def listen(event):
+        heard.append(event)
+        raise RuntimeError("a listener's bug")
+
+    link.listen(listen)
+    await link.wait_up(SECONDS)
+    for name in ("hello1", "hello2"):
+        (root / f"event-{name}").touch()
+        await until(lambda: len(heard) == int(name[-1]))  # noqa: B023 - waited for here
+    assert heard == [Event("ended", n, "c1", 1.5, "a reason") for n in ("hello1", "hello2")]
+    assert await ask(link, Logs("fleet", "text")) == LogLines(("text",))
+
+
+async def test_events_come_again_after_a_lost_connection(sshd, far, root):
+    """The next connection carries events as well."""
+    heard = []
+    far.listen(heard.append)
+    await far.wait_up(SECONDS)
+    sshd.cut()
+    (root / "event-hello1").touch()
+    await until(lambda: heard)
+    assert heard[0].name == "hello1"
 
 
 async def test_the_status_says_up_with_the_boot_id(link):

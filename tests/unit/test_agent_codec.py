@@ -129,5 +129,8 @@ def test_a_request_without_a_body_is_refused():
 
 def test_observe_carries_its_names():
     """Tuples become lists on the wire and tuples again."""
-    assert encode(Observe("f", ("a", "b"))) == {"fleet": "f", "names": ["a", "b"]}
-    assert decode_request("observe", {"fleet": "f", "names": ["a"]}) == Observe("f", ("a",))
+    assert encode(Observe("f", ("a", "b"))) == {
+        "fleet": "f", "names": ["a", "b"], "liveness": {},
+    }  # fmt: skip
+    body = {"fleet": "f", "names": ["a"], "liveness": {}}
+    assert decode_request("observe", body) == Observe("f", ("a",))

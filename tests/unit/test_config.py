@@ -14,6 +14,7 @@ from poold.model.application import (
     HttpHook,
     HttpProbe,
     Limits,
+    Liveness,
     TcpProbe,
     Volume,
     WarmupRequest,
@@ -375,6 +376,36 @@ path = "ready"
             "daemon.action_deadline_seconds",
             "the deadlines of pool 'hello' add up to 410 seconds",
         ),
+        (
+            HOST_A + POOL + "liveness = {failures = 0} # HERE",
+            "pools.hello.liveness.failures",
+            "cannot be 0",
+        ),
+        (
+            HOST_A + POOL + "liveness = {kind = 'tcp', path = '/'} # HERE",
+            "pools.hello.liveness.path",
+            'cannot be used with kind "tcp"',
+        ),
+        (
+            HOST_A + POOL + "liveness = {kind = 'http', path = 'alive'} # HERE",
+            "pools.hello.liveness.path",
+            'must begin with "/"',
+        ),
+        (
+            HOST_A + POOL + "liveness = {kind = 'exec'} # HERE",
+            "pools.hello.liveness.command",
+            "cannot be left out",
+        ),
+        (
+            HOST_A + POOL + "liveness = {port = 1} # HERE",
+            "pools.hello.liveness.port",
+            "neither port nor in extra_ports",
+        ),
+        (
+            HOST_A + POOL + "liveness = {interval_seconds = 0} # HERE",
+            "pools.hello.liveness.interval_seconds",
+            "above 0",
+        ),
     ],
 )
 def test_complains(text: str, path: str, message: str) -> None:
@@ -449,7 +480,17 @@ def test_the_annotated_example_explains_every_key() -> None:
     explained = {
         row.removeprefix("#").strip().split(" = ")[0] for row in text.split("\n") if " = " in row
     } | {row.strip("[] \n").split("]")[0].rpartition(".")[2] for row in text.split("\n")}
-    nested = [HttpProbe, TcpProbe, ExecProbe, HttpHook, ExecHook, WarmupRequest, Volume, Limits]
+    nested = [
+        Liveness,
+        HttpProbe,
+        TcpProbe,
+        ExecProbe,
+        HttpHook,
+        ExecHook,
+        WarmupRequest,
+        Volume,
+        Limits,
+    ]
     keys = {*DAEMON_KEYS, *HOST_KEYS, *POOL_KEYS, *(key for cls in nested for key in keys_of(cls))}
     assert keys - explained == set()
 

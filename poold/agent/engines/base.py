@@ -104,6 +104,12 @@ class Engine(Protocol):
     async def wait_exit(self, container_id: str) -> None:
         """Return when the container's first process has ended; cancelled otherwise."""
 
+    async def lost(self, container_id: str) -> str:
+        """Return when the container has ended or nobody minds it any more, and say which."""
+
+    async def last_words(self, container_id: str) -> str:
+        """Return the last line of output of a container that may have ended; "" without one."""
+
     async def connections(self, container_id: str) -> tuple[str, ...]:
         """Name each TCP socket in the container that is neither listening nor already gone."""
 

@@ -180,6 +180,20 @@ class MemoryEngine:
         if box is not None:
             await box.ended.wait()
 
+    async def lost(self, container_id: str) -> str:
+        """See Engine."""
+        await self.wait_exit(container_id)
+        return "its first process ended"
+
+    async def last_words(self, container_id: str) -> str:
+        """See Engine."""
+        box = self._find(container_id)
+        return box.log[-1] if box and box.log else ""
+
+    async def crash(self, name: str) -> None:
+        """End a container as an application that crashes does."""
+        await self._stop(self._known(name))
+
     async def connections(self, container_id: str) -> tuple[str, ...]:
         """See Engine."""
         box = self._find(container_id)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -22,6 +23,7 @@ from poold.agent.process import CommandFailed, Finished, check, run
 from poold.errors import Permanent, Problem, Refused, Temporary
 
 _QUERY_SECONDS = 30.0
+_LAST_BYTES = 4096  # of the log in which the last line is looked for
 _RUN_SECONDS = 300.0  # an image may have to be pulled
 _REMOVE_SECONDS = 30.0  # on top of the container's own time to stop
 _IMAGE_SECONDS = 900.0
@@ -53,7 +55,8 @@ class PodmanEngine:
     async def containers(self) -> tuple[Container, ...]:
         """See Engine."""
         listing = await self._json("ps", "--all", "--no-trunc", "--format", "json")
-        return tuple(words.container(entry) for entry in listing)
+        facts = await self._facts()
+        return tuple(_as_it_is(entry, facts) for entry in listing)
 
     async def find(self, name: str) -> Optional[Container]:
         """See Engine."""
@@ -145,6 +148,26 @@ class PodmanEngine:
         pid = await self._pid(container_id)
         if pid:
             await proc.ended(pid)
+
+    async def lost(self, container_id: str) -> str:
+        """See Engine. By process: podman has no event for a container whose conmon was killed."""
+        pid = await self._pid(container_id)
+        conmon = (await self._facts()).pid(container_id, "conmon.pid")
+        first = asyncio.ensure_future(proc.ended(pid) if pid else asyncio.sleep(0))
+        minder = asyncio.ensure_future(proc.ended(conmon) if conmon else asyncio.Event().wait())
+        try:
+            await asyncio.wait({first, minder}, return_when=asyncio.FIRST_COMPLETED)
+            return "its first process ended" if first.done() else "conmon, which minds it, ended"
+        finally:
+            first.cancel()
+            minder.cancel()
+            await asyncio.wait({first, minder})
+
+    async def last_words(self, container_id: str) -> str:
+        """See Engine. From podman's log file: podman itself would take 50 ms and more for it."""
+        path = (await self._facts()).log(container_id, "ctr.log")
+        loop = asyncio.get_running_loop()
+        return words.last_words(await loop.run_in_executor(None, _end_of, path))
 
     # -- inside a container -----------------------------------------------------------------------
 
@@ -308,6 +331,33 @@ class PodmanEngine:
             )
         log = await self._criu_log(name, "restore.log")
         return criu.explain("restore", name, log=log, finished=finished)
+
+
+def _as_it_is(entry: dict[str, Any], facts: Installation) -> Container:
+    """Read an entry of podman's listing, but for what podman has not noticed.
+
+    For a moment after its end, and for ever when conmon was killed, podman lists a container as
+    running. One without conmon is lost even if it still runs: nobody reads its output, and podman
+    will never know of its end.
+    """
+    container = words.container(entry)
+    if not container.running:
+        return container
+    pid, conmon = int(entry.get("Pid") or 0), facts.pid(container.container_id, "conmon.pid")
+    if pid and not proc.is_alive(pid):
+        return replace(container, running=False, status="ended")
+    if conmon and not proc.is_alive(conmon):
+        return replace(container, running=False, status="without conmon")
+    return container
+
+
+def _end_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LAST_BYTES))
+            return file.read()
+    except OSError:
+        return b""
 
 
 def _write_environment(launch: Launch) -> Path:

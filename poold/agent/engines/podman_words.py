@@ -95,6 +95,15 @@ def container(entry: dict[str, Any]) -> Container:
     )
 
 
+def last_words(log: bytes) -> str:
+    """Return the last line with something in it: "<time> <stream> <P or F> <text>" in the file."""
+    for line in reversed(log.decode(errors="replace").splitlines()):
+        text = line.split(" ", 3)[3:]
+        if text and text[0].strip():
+            return text[0].strip()
+    return ""
+
+
 def container_id(finished: Finished) -> str:
     """Return the id that podman printed last; a pull may have printed before."""
     lines = finished.stdout.decode(errors="replace").split()
