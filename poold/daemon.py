@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ async def _parts(config: Config) -> AsyncIterator[Parts]:
         )
         control = Control(store=store, world=world, config=lambda: config)
         try:
-            for link in links.values():
+            for name, link in links.items():
+                link.listen(partial(loop.heard, name))
                 await link.open()
             yield Parts(
                 config=config,

@@ -221,3 +221,8 @@ def avoid_key(name: str, host: str) -> str:
 def removal_key(name: str) -> str:
     """Return the key under which a failed removal waits; it does not hold back other actions."""
     return f"removal:{name}"
+
+
+def crash_key(name: str) -> str:
+    """Return the key under which a replica that dies at once waits for its next life."""
+    return f"crash:{name}"

@@ -15,24 +15,26 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from poold.agent.messages import Observe
+from poold.agent.messages import Event, LivenessCheck, Observe
 from poold.config import Config
 from poold.errors import Permanent, Problem, Temporary
 from poold.hosts.base import HostLink
 from poold.model.fleet import HostName, PoolName
-from poold.reconcile.actions import Remote
+from poold.reconcile.actions import Remote, TakeDown
 from poold.reconcile.apply import PER_HOST, Apply
 from poold.reconcile.ask import Asker
 from poold.reconcile.backoff import Backoff
+from poold.reconcile.deaths import Deaths
 from poold.reconcile.fold import Fold
 from poold.reconcile.mover import Mover
 from poold.reconcile.plan import Plan, plan
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.records import Records
 from poold.reconcile.shown import describe
+from poold.reconcile.snapshot import Snapshot
 from poold.reconcile.world import World
 from poold.store import Intent, Store
 
@@ -79,6 +81,7 @@ class Loop:
         self._config = config
         self._clock = clock
         self._backoff = Backoff(clock)
+        self._deaths = Deaths()
         self._asker = Asker(links, lambda: config().daemon, again_seconds=pauses.ask_again)
         self._recorder = recorder
         fold = Fold(store=store, world=world, backoff=self._backoff, recorder=recorder, clock=clock)
@@ -147,6 +150,16 @@ class Loop:
         """Have a pool looked at now."""
         self._wakes[pool].set()
 
+    def heard(self, host: HostName, event: Event) -> None:
+        """Take an agent's hint: the host is listed at once, and then its pools are looked at."""
+        LOG.info(
+            "%s on %s %s%s", event.name, host, event.kind, f": {event.reason}" * bool(event.reason),
+            extra={"action": "event", "host": host, "replica": event.name},
+        )  # fmt: skip
+        if host in self._links:
+            self._world.doubt(host, event.container_id)
+            self._looks[host].set()
+
     def _wake_all(self) -> None:
         for pool in self._pools():
             self.wake(pool)
@@ -194,7 +207,8 @@ class Loop:
         token = self._world.begin()
         try:
             seen = await self._asker.read(
-                host, Observe(fleet=self._config().daemon.fleet, names=names)
+                host,
+                Observe(fleet=self._config().daemon.fleet, names=names, liveness=self._liveness()),
             )
         except Problem as problem:
             LOG.warning("%s", problem, extra={"action": "listing_failed", "host": host})
@@ -205,6 +219,20 @@ class Loop:
             heard = True
         self._wake_all()
         return heard
+
+    def _liveness(self) -> dict[str, LivenessCheck]:
+        """Return what agents have to ask replicas by themselves, by pool."""
+        return {
+            name: LivenessCheck(
+                probe=asked.probe(pool.application.readiness),
+                main_port=pool.application.port,
+                interval_seconds=asked.interval_seconds,
+                failures=asked.failures,
+                any_answer=asked.path is None,
+            )
+            for name, pool in self._config().pools.items()
+            if (asked := pool.liveness) is not None
+        }
 
     # -- one iteration ----------------------------------------------------------------------------
 
@@ -225,20 +253,23 @@ class Loop:
 
     def _decide(self, pool: PoolName) -> Plan:
         for _ in range(BOOK_ROUNDS):
-            snapshot = self._records.snapshot(
-                pool, busy=self._busy(pool), retries=self._backoff.of(pool)
-            )
-            decided = plan(snapshot, self._clock())
+            decided = plan(self._snapshot(pool, self._busy(pool)), self._clock())
             if not decided.books:
                 return decided
             self._records.write(pool, decided.books)
         raise Permanent("loop.books", f"cannot settle the books of {pool}: please report it")
 
+    def _snapshot(self, pool: PoolName, busy: Mapping[str, str]) -> Snapshot:
+        """Freeze what a plan may know, who died and has to wait for it included."""
+        snapshot = self._records.snapshot(pool, busy=busy, retries=self._backoff.of(pool))
+        for death in self._deaths.look(snapshot, self._clock()):
+            LOG.warning("%s", death, extra={"action": "died", "pool": pool, "replica": death.name})
+        return replace(snapshot, retries={**snapshot.retries, **self._deaths.waits(pool)})
+
     def _show_ended(self, pool: PoolName, subject: str) -> None:
         """Show a pool as it is when an action that is about to end will have ended."""
         busy = {s: text for s, text in self._busy(pool).items() if s != subject}
-        snapshot = self._records.snapshot(pool, busy=busy, retries=self._backoff.of(pool))
-        decided = plan(snapshot, self._clock())
+        decided = plan(self._snapshot(pool, busy), self._clock())
         if not decided.books:
             self._records.show(pool, decided)
 
@@ -276,6 +307,8 @@ class Loop:
         if found is None:
             return
         self._apply.reserve(found, action)
+        if isinstance(action, TakeDown):
+            self._deaths.removing(pool, action.container_id)
         self._launch(
             pool, action.subject, describe(action), partial(self._apply.run, found, action)
         )

@@ -27,6 +27,7 @@ from poold.reconcile.actions import (
     TakeDown,
     Thaw,
     build_subject,
+    crash_key,
     generation_subject,
     image_subject,
     removal_key,
@@ -340,6 +341,10 @@ def _step(
     now: float,
     notes: Notes,
 ) -> BringUp | None:
+    crash = snapshot.retries.get(crash_key(name))
+    if crash is not None and crash.at > now:
+        notes.waiting[name] = crash.message
+        return None
     failed = assignment.failed_rungs if assignment else ()
     reason = assignment.reason if assignment and failed else ""
     retry = snapshot.retries.get(replica_subject(name))

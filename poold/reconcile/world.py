@@ -5,7 +5,8 @@ host, and it decides nothing.
 
 An outcome is newer than a listing that began before it: such a listing does not overrule it. After
 an action that ended badly nobody knows what it left: the name is *unsure* until a listing that
-began later.
+began later. The same holds when an agent said that a container ended, and an outcome that took
+longer to arrive still says that it came up.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class _Host:
     images: set[str] = field(default_factory=set)
     touched: dict[str, int] = field(default_factory=dict)
     unsure: dict[str, int] = field(default_factory=dict)
+    doubted: dict[str, int] = field(default_factory=dict)  # container id -> tick of the event
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ class World:
         known.containers, known.generations = {**containers, **kept}, {**generations, **held}
         known.unsure = {k: tick for k, tick in known.unsure.items() if tick > token}
         known.touched = {k: tick for k, tick in known.touched.items() if tick > token}
+        listed = {c.container_id for c in seen.containers}
+        known.doubted = {k: t for k, t in known.doubted.items() if t > token or k in listed}
         known.heard, known.reason = True, ""
         known.boot_id, known.seen_at = seen.boot_id, self._clock()
         known.running_actions = frozenset(seen.running_actions)
@@ -181,6 +185,12 @@ class World:
             started_at=started.started_at,
             ready=True,
         )
+        if started.container_id in self._hosts[name].doubted:
+            self.unsure(name, started.name)
+
+    def doubt(self, name: HostName, container_id: str) -> None:
+        """Note that the agent said something of this container: only a later listing knows."""
+        self._hosts[name].doubted[container_id] = self.begin()
 
     def frozen(self, name: HostName, replica: str) -> None:
         """Fold a replica that was captured and left frozen."""
