@@ -42,7 +42,7 @@ class Death:
     wait_seconds: float = 0.0
 
     def __str__(self) -> str:
-        again = f", for the {self.early}. time so early" if self.early > 1 else ""
+        again = f", the last of {self.early} early deaths" if self.early > 1 else ""
         words = f"; last words: {self.last_words}" if self.last_words else ""
         lived = f"{self.lived_seconds:.1f} s"
         return f"{self.name} on {self.host} died after {lived} ({self.status}){again}{words}"

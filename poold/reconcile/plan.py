@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from poold.agent.messages import ContainerFact
 from poold.model.fleet import Generation, HostName, Pool, Replica, ReplicaName
 from poold.reconcile.actions import (
     AdvanceMove,
@@ -121,6 +122,7 @@ def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
     """Remove containers of ours that nobody wishes, and dead ones that shall come up again."""
     moving = {move.name for move in snapshot.moves}
     claimed: set[str] = set()  # two hosts may show the same name: one after the other
+    mending = any(replica_subject(name) in snapshot.busy for name in snapshot.wished())
     for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
         if not host.up:
             continue
@@ -138,6 +140,10 @@ def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
             action = _take_down(snapshot, host, fact.name)
             if isinstance(action, Thaw) and not _due(snapshot, subject, now):
                 continue
+            if action is not None and _hangs(fact) and fact.name in snapshot.wished():
+                if mending:  # one at a time: an overloaded host must not lose all it has at once
+                    continue
+                mending = True
             if action is not None:
                 claimed.add(subject)
                 yield action
@@ -163,6 +169,11 @@ def _take_down(snapshot: Snapshot, host: HostView, name: str) -> TakeDown | Thaw
     if not (fact.running and fact.ready):
         return TakeDown(name, host.name, fact.container_id, f"it is {fact.status or 'not ready'}")
     return None
+
+
+def _hangs(fact: ContainerFact) -> bool:
+    """Whether a replica was ready, runs, and does not answer any more."""
+    return fact.role == "replica" and fact.running and not fact.ready and fact.method != ""
 
 
 def _is_stiff(retry: Retry | None) -> bool:

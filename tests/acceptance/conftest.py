@@ -531,3 +531,18 @@ def make(faults_lab: Lab) -> Iterator[FleetMaker]:
             label = f"label=io.poold.fleet={fleet.name}"
             fleet.on(host, "podman", "rm", "--force", "--time", "0", "--filter", label)
         shutil.rmtree(fleet.folder)
+
+
+@pytest.fixture(scope="session")
+def mortal_fleet(make_lab: Callable[..., Lab]) -> Iterator[Fleet]:
+    """One host, listed once an hour and when something happened; its replicas must answer."""
+    lab = make_lab("deaths", hosts=1, image_names=("tomcat",), images_on=("a",))
+    tables = host_table(lab, "a") + pool_table("app", command=application(), hosts=("a",))
+    tables += "[pools.app.liveness]\ninterval_seconds = 0.5\ntimeout_seconds = 1\nfailures = 3\n"
+    fleet = Fleet(lab, "deaths", tables, agent_dir="/var/lib/poold-agent", hosts=("a",))
+    text = fleet.config.read_text()
+    assert "reconcile_seconds = 2\n" in text
+    fleet.config.write_text(text.replace("reconcile_seconds = 2\n", "reconcile_seconds = 3600\n"))
+    fleet.start()
+    yield fleet
+    fleet.stop()

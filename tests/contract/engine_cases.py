@@ -187,6 +187,9 @@ async def a_lost_container_is_told_with_how(bench: Bench) -> None:
     watching = asyncio.ensure_future(bench.engine.lost(container_id))
     await asyncio.sleep(0.05)
     assert not watching.done()
+    said = await bench.engine.last_words(container_id)
+    assert said
+    assert said in {line.strip() for line in await bench.engine.logs(NAME, 100)}
     assert await bench.engine.remove(NAME, stop_timeout_seconds=1)
     assert await asyncio.wait_for(watching, 10) == "its first process ended"
     assert await bench.engine.last_words("f" * 64) == ""

@@ -150,9 +150,12 @@ class PodmanEngine:
             await proc.ended(pid)
 
     async def lost(self, container_id: str) -> str:
-        """See Engine. By process: podman has no event for a container whose conmon was killed."""
-        pid = await self._pid(container_id)
-        conmon = (await self._facts()).pid(container_id, "conmon.pid")
+        """See Engine. By process: podman has no event for a container whose conmon was killed.
+
+        Only the pid files are asked: after a reboot every replica on record is gone at once.
+        """
+        facts = await self._facts()
+        pid, conmon = facts.pid(container_id), facts.pid(container_id, "conmon.pid")
         first = asyncio.ensure_future(proc.ended(pid) if pid else asyncio.sleep(0))
         minder = asyncio.ensure_future(proc.ended(conmon) if conmon else asyncio.Event().wait())
         try:

@@ -10,7 +10,9 @@ import pytest
 from poold.agent.messages import ContainerFact, Event, Started
 from poold.model.application import Application, Liveness
 from poold.model.fleet import Pool
+from poold.reconcile.actions import TakeDown
 from poold.reconcile.deaths import Deaths
+from poold.reconcile.plan import plan
 from poold.reconcile.snapshot import HostView, Snapshot
 from poold.store import Assignment, Wish
 
@@ -82,7 +84,7 @@ def test_the_reason_says_how_often_when_next_and_the_last_words():
         " last words: boom: [31m no heap"
     )
     assert str(death) == (
-        "hello1 on a died after 0.5 s (exited), for the 3. time so early;"
+        "hello1 on a died after 0.5 s (exited), the last of 3 early deaths;"
         " last words: boom: [31m no heap"
     )
 
@@ -139,6 +141,31 @@ def test_a_changed_application_begins_without_a_past():
     fixed = replace(POOL, application=Application(image="hello:2", port=8080))
     lives.deaths.look(snapshot("c9", pool=fixed), lives.now)
     assert lives.deaths.waits("hello") == {}
+
+
+def test_hanging_replicas_are_replaced_one_at_a_time():
+    """What makes all of them hang, an overloaded host for example, must not end all of them."""
+    names = ("hello1", "hello2", "hello3")
+    facts = tuple(
+        ContainerFact(
+            name=name, container_id=name, ours=True, pool="hello", role="replica", running=True,
+            status="not answering, 3 times in a row", method="restore", ready=name == "hello3",
+        )
+        for name in names
+    )  # fmt: skip
+    hanging = snapshot(
+        "c1",
+        wishes=tuple(Wish(name=name, pool="hello") for name in names),
+        assignments=tuple(
+            Assignment(name=name, pool="hello", host="a", since=0.0) for name in names
+        ),
+        hosts={"a": HostView(name="a", state="up", containers=facts)},
+        introduced=frozenset({"a"}),
+    )
+    gone = [action for action in plan(hanging, 0.0).actions if isinstance(action, TakeDown)]
+    assert [action.name for action in gone] == ["hello1"]
+    mending = replace(hanging, busy={"replica:hello1": "restoring"})
+    assert not [a for a in plan(mending, 0.0).actions if isinstance(a, TakeDown)]
 
 
 # -- the loop -------------------------------------------------------------------------------------

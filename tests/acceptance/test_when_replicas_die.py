@@ -1,0 +1,110 @@
+"""Replicas die in every way they can; each is noticed by event and comes up again where it was.
+
+The periodic listing is an hour away: what is noticed here was told by the host's agent.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+import pytest
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+_FIND = """
+pid=$(podman inspect --format {{.State.Pid}} NAME)
+conmon=$(podman inspect --format {{.State.ConmonPid}} NAME)
+date +%s.%N
+"""
+_DEATHS = {
+    "main process killed": "kill -9 $pid",
+    "podman kill": "podman kill NAME",
+    "podman stop": "podman stop --time 0 NAME",
+    "podman rm -f": "podman rm --force --time 0 NAME",
+    "conmon killed": "kill -9 $conmon",
+    "both killed": "kill -9 $conmon $pid",
+    "hangs": "kill -STOP $pid",
+}
+
+
+@pytest.fixture
+def fleet(mortal_fleet):
+    """Lend the fleet at rest; afterwards nothing of the dead is left."""
+    yield mortal_fleet
+    mortal_fleet.is_tidy()
+    mortal_fleet.rest()
+    assert "Traceback" not in mortal_fleet.log.read_text(), mortal_fleet.tail()
+
+
+def _kill(fleet, name, how):
+    """Let a replica die; return when, by the one clock of this machine."""
+    script = (_FIND + _DEATHS[how]).replace("NAME", name)
+    return float(fleet.on("a", "sh", "-c", script).split()[0])
+
+
+def _next_life(fleet, dead):
+    """Wait for the replica's next life."""
+
+    def lives_again():
+        found = [one for one in fleet.client.replicas("app") if one.name == dead.name]
+        fine = found and found[0].state == "ready" and found[0].container_id
+        return found[0] if fine and found[0].container_id != dead.container_id else None
+
+    return fleet.until(f"{dead.name} lives again", lives_again)
+
+
+def _logged(fleet, words):
+    """Return when the daemon's log last said something."""
+    rows = [row for row in fleet.log.read_text().splitlines() if re.search(words, row)]
+    assert rows, f"{words!r} is not in the log"
+    return datetime.strptime(rows[-1][:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+
+
+@pytest.mark.parametrize("how", _DEATHS)
+def test_a_replica_that_dies_is_replaced(fleet, how, record_property):
+    """It comes up again from the checkpoint, on the same host, long before the next listing."""
+    first, other = fleet.scaled("app", 2)
+    other_count = fleet.count(other)
+    died_at = _kill(fleet, first.name, how)
+    again = _next_life(fleet, first)
+    kind = "unresponsive" if how == "hangs" else "ended"
+    moments = {
+        "event": f"{first.name} on a {kind}",
+        "worker": f"{first.name} on a died",
+        "ready": f"{first.name} is ready on a",
+    }
+    for moment, words in moments.items():
+        seconds = round(_logged(fleet, words) - died_at, 3)
+        record_property(f"seconds_to_{moment}", seconds)
+        print(f"{how}: {moment} after {seconds} s")
+    assert (again.host, again.method) == (first.host, "restore")
+    assert fleet.count(again) == 2
+    assert fleet.count(other) == other_count + 1, "the other one was touched"
+
+
+def test_one_that_dies_again_and_again_waits_and_says_so(fleet):
+    """The first death costs nothing; then the wait grows, with the reason in plain words."""
+    (replica,) = fleet.scaled("app", 1)
+    for _ in range(2):
+        _kill(fleet, replica.name, "main process killed")
+        replica = _next_life(fleet, replica)
+    _kill(fleet, replica.name, "main process killed")
+    text = "died 3 times within 10 s of becoming ready; next try in 2 s"
+    fleet.until("it says so", lambda: [
+        one for one in fleet.client.replicas("app")
+        if one.state == "waiting" and one.reason.startswith(text)
+    ])  # fmt: skip
+    fleet.ready("app", 1)
+
+
+def test_a_death_while_the_daemon_is_away_is_made_good_by_its_next_life(mortal_fleet):
+    """Nobody heard the event: the first listing tells."""
+    mortal_fleet.ensure()
+    (replica,) = mortal_fleet.scaled("app", 1)
+    mortal_fleet.kill()
+    _kill(mortal_fleet, replica.name, "conmon killed")
+    mortal_fleet.start()
+    assert _next_life(mortal_fleet, replica).host == replica.host
+    mortal_fleet.rest()
+    mortal_fleet.stop()
