@@ -6,7 +6,7 @@ nothing: an event only says that it is worth a look.
 
 The end of a replica is the end of its first process or of its conmon, seen by pidfd: no child
 process, no polling, nothing to do while all is well, one descriptor each. `podman events` would be
-a second podman of 40 MB that has to be restarted and that says nothing of a container whose conmon
+a second podman of 46 MB that has to be restarted and that says nothing of a container whose conmon
 was killed.
 """
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from poold.agent.engines import podman_words as words
-from poold.agent.engines.base import Launch, Published
+from poold.agent.engines import podman, podman_words as words
+from poold.agent.engines.base import Launch, Published, Versions
 from poold.agent.process import Finished
 from poold.errors import Problem
 from poold.model.application import Application, Limits, Volume
@@ -135,3 +137,31 @@ def test_an_answer_that_is_no_id_is_refused() -> None:
     assert words.container_id(Finished(("podman", "run"), 0, said, b"")) == container_id
     with pytest.raises(Problem, match="cannot read a container's id"):
         words.container_id(Finished(("podman", "run"), 0, b"done\n", b""))
+
+
+def test_the_last_words_are_the_last_line_with_something_in_it() -> None:
+    """As podman's log file has it: a time, a stream, a mark, and the text."""
+    log = b"T stdout F first\nT stderr F boom: no heap \nT stdout F   \nT stdout F\n"
+    assert words.last_words(log) == "boom: no heap"
+    assert words.last_words(b"half a li") == ""
+
+
+def test_a_listing_is_not_believed_where_a_process_is_gone(tmp_path: Path) -> None:
+    """Podman says "running" for a moment after the end, and for ever when conmon was killed."""
+    versions = Versions("podman 5", "runc 1", "criu 4")
+    facts = words.Installation(versions, tmp_path, tmp_path, "overlay-containers")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here, gone = os.getpid(), ended.pid
+    folder = tmp_path / "overlay-containers" / "c1" / "userdata"
+    folder.mkdir(parents=True)
+
+    def status(pid: int, conmon: int) -> tuple[bool, str]:
+        (folder / "conmon.pid").write_text(str(conmon))
+        entry = {"Id": "c1", "Names": ["hello1"], "State": "running", "Pid": pid}
+        seen = podman.as_it_is(entry, facts)
+        return seen.running, seen.status
+
+    assert status(here, here) == (True, "running")
+    assert status(gone, here) == (False, "ended")
+    assert status(here, gone) == (False, "without conmon")

@@ -56,7 +56,7 @@ class PodmanEngine:
         """See Engine."""
         listing = await self._json("ps", "--all", "--no-trunc", "--format", "json")
         facts = await self._facts()
-        return tuple(_as_it_is(entry, facts) for entry in listing)
+        return tuple(as_it_is(entry, facts) for entry in listing)
 
     async def find(self, name: str) -> Optional[Container]:
         """See Engine."""
@@ -336,7 +336,7 @@ class PodmanEngine:
         return criu.explain("restore", name, log=log, finished=finished)
 
 
-def _as_it_is(entry: dict[str, Any], facts: Installation) -> Container:
+def as_it_is(entry: dict[str, Any], facts: Installation) -> Container:
     """Read an entry of podman's listing, but for what podman has not noticed.
 
     For a moment after its end, and for ever when conmon was killed, podman lists a container as
