@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +107,7 @@ async def _parts(config: Config) -> AsyncIterator[Parts]:
         )
         control = Control(store=store, world=world, config=lambda: config)
         try:
-            for name, link in links.items():
-                link.listen(partial(loop.heard, name))
+            for link in links.values():
                 await link.open()
             yield Parts(
                 config=config,

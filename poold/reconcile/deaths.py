@@ -13,12 +13,12 @@ application, and a name that was given up.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from poold.agent.messages import ContainerFact
 from poold.errors import Temporary
 from poold.model.fleet import HostName, PoolName, ReplicaName
-from poold.reconcile.actions import crash_key, replica_subject
+from poold.reconcile.actions import Remote, TakeDown, crash_key, replica_subject
 from poold.reconcile.snapshot import Retry, Snapshot
 from poold.store import Assignment
 
@@ -82,10 +82,10 @@ class Deaths:
         known.looked = True
         return deaths
 
-    def removing(self, pool: PoolName, container_id: str) -> None:
-        """Note that this container is ended on purpose: its end is no death."""
+    def begun(self, pool: PoolName, action: Remote) -> None:
+        """Note a container that is about to be ended on purpose: its end is no death."""
         for life in self._pools.setdefault(pool, _Pool()).lives.values():
-            if life.container_id == container_id:
+            if isinstance(action, TakeDown) and life.container_id == action.container_id:
                 life.over = True
 
     def waits(self, pool: PoolName) -> Mapping[str, Retry]:
@@ -96,6 +96,10 @@ class Deaths:
             for name, life in known.lives.items()
             if life.retry is not None
         }
+
+    def with_waits(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with what its plan has to wait for."""
+        return replace(snapshot, retries={**snapshot.retries, **self.waits(snapshot.name)})
 
     def _deaths(self, known: _Pool, snapshot: Snapshot, now: float) -> Iterator[Death]:
         wished, moving = snapshot.wished(), {move.name for move in snapshot.moves}

@@ -15,7 +15,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from poold.agent.messages import Event, LivenessCheck, Observe
@@ -23,7 +23,7 @@ from poold.config import Config
 from poold.errors import Permanent, Problem, Temporary
 from poold.hosts.base import HostLink
 from poold.model.fleet import HostName, PoolName
-from poold.reconcile.actions import Remote, TakeDown
+from poold.reconcile.actions import Remote
 from poold.reconcile.apply import PER_HOST, Apply
 from poold.reconcile.ask import Asker
 from poold.reconcile.backoff import Backoff
@@ -77,11 +77,11 @@ class Loop:
         self._pauses = pauses
         self._store = store
         self._world = world
+        self._deaths = Deaths()
         self._links = links
         self._config = config
         self._clock = clock
         self._backoff = Backoff(clock)
-        self._deaths = Deaths()
         self._asker = Asker(links, lambda: config().daemon, again_seconds=pauses.ask_again)
         self._recorder = recorder
         fold = Fold(store=store, world=world, backoff=self._backoff, recorder=recorder, clock=clock)
@@ -186,8 +186,9 @@ class Loop:
             await asyncio.sleep(self._pauses.beat)
 
     async def _watch(self, host: HostName) -> None:
-        """List a host when it comes up, when somebody asks, and every period."""
+        """List a host when it comes up, when it says something or is asked, and every period."""
         link, seen, due = self._links[host], "", 0.0
+        link.listen(partial(self.heard, host))
         while True:
             status = f"{link.status.state} {link.status.boot_id}"
             asked = self._looks[host].is_set()
@@ -264,7 +265,7 @@ class Loop:
         snapshot = self._records.snapshot(pool, busy=busy, retries=self._backoff.of(pool))
         for death in self._deaths.look(snapshot, self._clock()):
             LOG.warning("%s", death, extra={"action": "died", "pool": pool, "replica": death.name})
-        return replace(snapshot, retries={**snapshot.retries, **self._deaths.waits(pool)})
+        return self._deaths.with_waits(snapshot)
 
     def _show_ended(self, pool: PoolName, subject: str) -> None:
         """Show a pool as it is when an action that is about to end will have ended."""
@@ -307,8 +308,7 @@ class Loop:
         if found is None:
             return
         self._apply.reserve(found, action)
-        if isinstance(action, TakeDown):
-            self._deaths.removing(pool, action.container_id)
+        self._deaths.begun(pool, action)
         self._launch(
             pool, action.subject, describe(action), partial(self._apply.run, found, action)
         )

@@ -27,6 +27,7 @@ class _Host:
     """One host's facts; `touched` is the tick of the last outcome by container or digest."""
 
     heard: bool = False
+    doubted: dict[str, int] = field(default_factory=dict)  # container id -> tick of the event
     reason: str = ""
     boot_id: str = ""
     seen_at: float | None = None
@@ -39,7 +40,6 @@ class _Host:
     images: set[str] = field(default_factory=set)
     touched: dict[str, int] = field(default_factory=dict)
     unsure: dict[str, int] = field(default_factory=dict)
-    doubted: dict[str, int] = field(default_factory=dict)  # container id -> tick of the event
 
 
 @dataclass(frozen=True, slots=True)

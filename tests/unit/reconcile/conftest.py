@@ -20,6 +20,7 @@ from poold.agent.messages import (
     ContainerFact,
     Discard,
     Done,
+    Event,
     ExportImage,
     FindImage,
     GenerationFact,
@@ -110,6 +111,9 @@ class FakeHost:
         for task in self.running.values():
             task.cancel()
         await asyncio.gather(*self.running.values(), return_exceptions=True)
+
+    def listen(self, heard: Callable[[Event], None]) -> None:
+        self.tell = heard
 
     async def wait_up(self, timeout_seconds: float) -> None:
         if not self.up:

@@ -122,7 +122,7 @@ def test_what_is_removed_on_purpose_is_no_death():
     """The loop's own removal of a healthy replica counts for nothing."""
     deaths = Deaths()
     deaths.look(snapshot("c1"), 0.0)
-    deaths.removing("hello", "c1")
+    deaths.begun("hello", TakeDown("hello1", "a", "c1", "not wished any more"))
     assert deaths.look(snapshot("c1", alive=False), 1.0) == ()
 
 
@@ -215,7 +215,7 @@ async def test_an_event_is_answered_without_waiting_for_the_listing(fleet):
                 await asyncio.sleep(0.005)
             assert [verb for verb, _ in fleet["a"].asked].count("observe") == listings
             fleet["a"].kill("hello1")
-            fleet.loop.heard("a", Event("ended", "hello1", dead, 1.0, "its first process ended"))
+            fleet["a"].tell(Event("ended", "hello1", dead, 1.0, "its first process ended"))
             while fleet["a"].containers.get("hello1") is None or (  # noqa: ASYNC110
                 fleet["a"].containers["hello1"].container_id == dead
             ):
