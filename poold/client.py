@@ -124,6 +124,26 @@ class Client:
         """Wish for a new generation."""
         return self._wish("POST", _path("/v1/pools", pool, "checkpoints"), _given(reason=reason))
 
+    # -- hosts ------------------------------------------------------------------------------------
+
+    def cordon(self, host: str, *, reason: str = "") -> Change:
+        """Have no new replica placed on a host."""
+        return self._wish("POST", _path("/v1/hosts", host, "cordon"), _given(reason=reason))
+
+    def uncordon(self, host: str, *, reason: str = "") -> Change:
+        """Have replicas placed on a host again."""
+        return self._wish("POST", _path("/v1/hosts", host, "uncordon"), _given(reason=reason))
+
+    def fence(self, host: str, *, confirmed: bool, reason: str = "") -> Change:
+        """Take it that a host out of reach is dead."""
+        wish = _given(confirmed=confirmed, reason=reason)
+        return self._wish("POST", _path("/v1/hosts", host, "fence"), wish)
+
+    def remove_host(self, host: str, *, confirmed: bool, reason: str = "") -> Change:
+        """Forget a host that left the configuration."""
+        wish = _given(confirmed=confirmed, reason=reason)
+        return self._wish("POST", _path("/v1/hosts", host, "remove"), wish)
+
     # -- inside -----------------------------------------------------------------------------------
 
     def get(self, path: str, kind: type[T], *, seconds: float = _ANSWER_SECONDS) -> T:

@@ -118,6 +118,7 @@ class Control:
                 self._refuse_elsewhere(chosen, pin)
             else:
                 self._check_bounds(found, len(wishes) + 1)
+                self._refuse_closed(pin)
                 chosen = ReplicaName(name) if name else self._missing_names(
                     found, wishes.values(), len(wishes) + 1
                 )[0]  # fmt: skip
@@ -151,6 +152,7 @@ class Control:
             found = self._pool(wish.pool)
             target = self._host_of_pool(found, to)
             self._refuse_moving(wish.name, "move")
+            self._refuse_closed(target)
             assignment = self._store.assignment(wish.name)
             if assignment is not None and assignment.host == target:
                 raise Refused("move.same-host", f"cannot move {replica} to {to}: it is there")
@@ -242,6 +244,16 @@ class Control:
                 "replica.elsewhere",
                 f"cannot restore {name} on {pin}: the name is in use on {assignment.host}",
                 hint=f"poold move {name} --to {pin}",
+            )
+
+    def _refuse_closed(self, host: HostName | None) -> None:
+        mark = self._store.hosts.of(host) if host is not None else None
+        if mark is not None:
+            raise Refused(
+                "host.cordoned",
+                f"cannot place anything on {host}: it is {mark.mark} by {mark.actor}"
+                + (f": {mark.reason}" if mark.reason else ""),
+                hint=f"poold host uncordon {host}, or choose another host",
             )
 
     def _refuse_moving(self, name: ReplicaName, verb: str) -> None:

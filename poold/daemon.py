@@ -25,6 +25,7 @@ from poold.api.app import build_app
 from poold.api.serve import Listener, serve_tcp, serve_unix
 from poold.config import Config
 from poold.control import Control
+from poold.cordon import Cordon
 from poold.doctor import examine_hosts
 from poold.errors import Permanent, Refused
 from poold.hosts import HostLink, link_to
@@ -52,6 +53,7 @@ class Parts:
     world: World
     loop: Loop
     control: Control
+    cordon: Cordon
     metrics: Metrics
 
 
@@ -96,7 +98,7 @@ async def _parts(config: Config) -> AsyncIterator[Parts]:
     try:
         links = {name: link_to(host) for name, host in config.hosts.items()}
         metrics = Metrics()
-        world = World(links=links, clock=time.time)
+        world = World(links=links, clock=time.time, marks=store.hosts.all)
         loop = Loop(
             store=store,
             world=world,
@@ -106,6 +108,7 @@ async def _parts(config: Config) -> AsyncIterator[Parts]:
             clock=time.time,
         )
         control = Control(store=store, world=world, config=lambda: config)
+        cordon = Cordon(store=store, world=world, config=lambda: config)
         try:
             for link in links.values():
                 await link.open()
@@ -116,6 +119,7 @@ async def _parts(config: Config) -> AsyncIterator[Parts]:
                 world=world,
                 loop=loop,
                 control=control,
+                cordon=cordon,
                 metrics=metrics,
             )
         finally:
@@ -130,6 +134,7 @@ async def _listening(parts: Parts) -> AsyncIterator[None]:
     config = parts.config.daemon
     app_for: Callable[[], web.Application] = lambda: build_app(  # noqa: E731
         control=parts.control,
+        host_control=parts.cordon,
         store=parts.store,
         world=parts.world,
         config=lambda: parts.config,

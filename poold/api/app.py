@@ -16,7 +16,14 @@ from aiohttp import web
 from poold.agent.messages import Finding
 from poold.api import access, openapi, problems
 from poold.api.messages import check_name, check_reason
-from poold.api.ports import ConfigPort, ControlPort, Ports, StorePort, WorldPort
+from poold.api.ports import (
+    ConfigPort,
+    ControlPort,
+    HostControlPort,
+    Ports,
+    StorePort,
+    WorldPort,
+)
 from poold.api.routes import ROUTES, Route
 from poold.api.views import Answer, Call
 from poold.errors import Problem, Refused
@@ -40,6 +47,7 @@ def build_app(
     examine: Callable[[], Awaitable[dict[str, tuple[Finding, ...]]]],
     metrics: Callable[[], tuple[bytes, str]],
     token: Callable[[], str | None],
+    host_control: HostControlPort,
 ) -> web.Application:
     """Put the API together; it can be served on several sockets (`poold.api.serve`)."""
     ports = Ports(
@@ -51,6 +59,7 @@ def build_app(
         examine=examine,
         metrics=metrics,
         token=token,
+        host_control=host_control,
     )
     app = web.Application(middlewares=[_problems_as_documents], client_max_size=LARGEST_BODY_BYTES)
     app[PORTS] = ports

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from aiohttp import web
 
@@ -58,6 +59,9 @@ class MemoryFleet:
     configured: Iterable[Pool] = (HELLO,)
     pace_seconds: float | None = None
     misbehaviour: str = ""
+    away: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
+    marks: dict[str, Literal["cordoned", "fenced"]] = field(default_factory=dict)
     _replicas: dict[str, Replica] = field(default_factory=dict)
     _changes: list[Change] = field(default_factory=list)
     _generations: list[Generation] = field(default_factory=list)
@@ -171,17 +175,19 @@ class MemoryFleet:
         return tuple(self._of(pool))
 
     def hosts(self) -> tuple[HostStatus, ...]:
-        """Return the hosts of all pools, all of them up."""
+        """Return the hosts of all pools, up unless they are away."""
         names = sorted({host for pool in self.config.pools.values() for host in pool.hosts})
         return tuple(
             HostStatus(
                 name,
-                "up",
+                "unknown" if name in self.away else "up",
                 boot_id="boot",
                 seen_at=time.time(),
                 facts={"podman": "5.8.6", "criu": "4.2.1", "kernel": "6.18"},
                 disk_free_bytes=40 << 30,
                 memory_free_bytes=8 << 30,
+                mark=self.marks.get(name, ""),
+                closed=f"{name} is {self.marks[name]} by test" if name in self.marks else "",
             )
             for name in names
         )
@@ -228,6 +234,10 @@ class MemoryFleet:
         if self.misbehaviour == "unreachable":
             raise Temporary("host.unreachable", f"cannot reach the host of {replica}")
         return tuple(f"{replica} line {number}" for number in range(1, 4))[-tail:]
+
+    def settled(self, kind: ChangeKind, wish: dict[str, object], actor: str, reason: str) -> Change:
+        """Accept a change of no pool, settled at once."""
+        return self._accept("", kind, wish, actor, reason, state="settled")
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -331,8 +341,11 @@ class MemoryFleet:
 
 def app_over(fleet: MemoryFleet, *, token: str | None = None) -> web.Application:
     """Put the API together over a fleet in memory."""
+    from poold.api.memory_hosts import MemoryHosts
+
     return build_app(
         control=fleet,
+        host_control=MemoryHosts(fleet),
         store=fleet,
         world=fleet,
         config=lambda: fleet.config,

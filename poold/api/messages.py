@@ -103,6 +103,25 @@ class CheckpointRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only
         check_reason(self.reason)
 
 
+class HostRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Something is said of a host; the body may be left out."""
+
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
+
+
+class LetGoRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A host's names shall be free; `confirmed` asserts that nothing of ours runs there."""
+
+    confirmed: bool = False
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
+
+
 class PoolView(Struct, frozen=True, kw_only=True):
     """A pool: what is configured, what is wished, how it is. The environment is not shown."""
 

@@ -59,6 +59,22 @@ class ControlPort(Protocol):
         """Wish for a new generation."""
 
 
+class HostControlPort(Protocol):
+    """Accepts what operators say of hosts. Every call is durable, or raises Refused."""
+
+    def cordon(self, host: str, *, actor: str, reason: str = "") -> Change:
+        """Have no new replica placed on a host."""
+
+    def uncordon(self, host: str, *, actor: str, reason: str = "") -> Change:
+        """Have replicas placed on a host again."""
+
+    def fence(self, host: str, *, confirmed: bool, actor: str, reason: str = "") -> Change:
+        """Take it that a host out of reach is dead: its names are free."""
+
+    def remove(self, host: str, *, confirmed: bool, actor: str, reason: str = "") -> Change:
+        """Forget a host that left the configuration."""
+
+
 class StorePort(Protocol):
     """What was wished and what became of it."""
 
@@ -118,4 +134,5 @@ class Ports:
     examine: Callable[[], Awaitable[dict[str, tuple[Finding, ...]]]]
     metrics: Callable[[], tuple[bytes, str]]
     token: Callable[[], str | None]
+    host_control: HostControlPort
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

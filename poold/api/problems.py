@@ -19,6 +19,7 @@ _BY_ENDING: tuple[tuple[int, frozenset[str]], ...] = (
     (405, frozenset({"bad-method"})),
     (409, frozenset({"taken", "same", "same-host", "foreign", "elsewhere"})),
     (409, frozenset({"busy", "moving", "not-ready", "conflict"})),
+    (409, frozenset({"up", "cordoned", "fenced", "configured", "unconfirmed"})),
     (413, frozenset({"too-large"})),
     (422, frozenset({"out-of-bounds", "not-of-pool"})),
 )

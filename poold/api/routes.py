@@ -156,4 +156,24 @@ ROUTES: tuple[Route, ...] = (
         ),
         refusals=(404,),
     ),
+    Route(
+        "POST", "/v1/hosts/{host}/cordon", views.cordon,
+        "Have no new replica placed on a host; those that run there stay",
+        _WISHED, body=messages.HostRequest, refusals=(404, 409),
+    ),
+    Route(
+        "POST", "/v1/hosts/{host}/uncordon", views.uncordon,
+        "Have replicas placed on a host again",
+        _WISHED, body=messages.HostRequest, refusals=(404, 409),
+    ),
+    Route(
+        "POST", "/v1/hosts/{host}/fence", views.fence,
+        "Take it that a host out of reach is dead: its replicas come up elsewhere",
+        _WISHED, body=messages.LetGoRequest, refusals=(404, 409),
+    ),
+    Route(
+        "POST", "/v1/hosts/{host}/remove", views.remove_host,
+        "Forget a host that left the configuration: its replicas come up elsewhere",
+        _WISHED, body=messages.LetGoRequest, refusals=(404, 409),
+    ),
 )  # fmt: skip

@@ -18,6 +18,8 @@ from poold.api.messages import (
     GenerationList,
     Health,
     HostList,
+    HostRequest,
+    LetGoRequest,
     LogView,
     MoveRequest,
     PoolList,
@@ -190,6 +192,46 @@ async def logs(ports: Ports, call: Call) -> Answer:
 async def hosts(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
     """List the hosts and how they are."""
     return Answer(HostList(ports.world.hosts()))
+
+
+async def cordon(ports: Ports, call: Call) -> Answer:
+    """Have no new replica placed on a host."""
+    asked: HostRequest = call.body
+    host = call.path["host"]
+    return _accepted(ports.host_control.cordon(host, actor=call.actor, reason=asked.reason))
+
+
+async def uncordon(ports: Ports, call: Call) -> Answer:
+    """Have replicas placed on a host again."""
+    asked: HostRequest = call.body
+    host = call.path["host"]
+    return _accepted(ports.host_control.uncordon(host, actor=call.actor, reason=asked.reason))
+
+
+async def fence(ports: Ports, call: Call) -> Answer:
+    """Take it that a host out of reach is dead."""
+    asked: LetGoRequest = call.body
+    return _accepted(
+        ports.host_control.fence(
+            call.path["host"],
+            confirmed=asked.confirmed,
+            actor=call.actor,
+            reason=asked.reason,
+        )
+    )
+
+
+async def remove_host(ports: Ports, call: Call) -> Answer:
+    """Forget a host that left the configuration."""
+    asked: LetGoRequest = call.body
+    return _accepted(
+        ports.host_control.remove(
+            call.path["host"],
+            confirmed=asked.confirmed,
+            actor=call.actor,
+            reason=asked.reason,
+        )
+    )
 
 
 async def changes(ports: Ports, call: Call) -> Answer:

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Entry] = {
     "move": Entry("poold.cli.wish:move", _WISH, "Let a replica go on on another host."),
     "rm": Entry("poold.cli.wish:rm", _WISH, "Wish for a replica to go."),
     "checkpoint": Entry("poold.cli.wish:checkpoint", _WISH, "Wish for a new generation."),
+    "host": Entry("poold.cli.host:host", _WISH, "Cordon, uncordon, fence or remove a host."),
     "config": Entry("poold.cli.config:config", _RUN, "Check and show configurations."),
     "doctor": Entry("poold.cli.doctor:doctor", _RUN, "Examine hosts: what is missing, way out."),
     "serve": Entry("poold.cli.serve:serve", _RUN, "Run the daemon."),

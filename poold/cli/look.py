@@ -50,6 +50,8 @@ def status(session: Session, as_json: bool) -> None:
     for host in hosts:
         if host.state != "up":
             print(f"  {host.name} is {host.state}: {host.reason or 'no reason known'}")
+        if host.closed:
+            print(f"  {host.closed}")
     for change in pending:
         print(f"change {change.id}: {_wish(change)}: {change.progress or 'waiting for its turn'}")
 
@@ -78,6 +80,7 @@ def hosts(session: Session, as_json: bool) -> None:
     columns = (
         Column("HOST"),
         Column("STATE"),
+        Column("MARK"),
         Column("SEEN", right=True),
         Column("DISK FREE", right=True),
         Column("MEMORY FREE", right=True),
@@ -88,6 +91,7 @@ def hosts(session: Session, as_json: bool) -> None:
         (
             host.name,
             host.state,
+            host.mark,
             tables.age(host.seen_at, now),
             tables.size(host.disk_free_bytes),
             tables.size(host.memory_free_bytes),
@@ -96,7 +100,7 @@ def hosts(session: Session, as_json: bool) -> None:
                 for name in ("podman", "runtime", "criu", "kernel")
                 if name in host.facts
             ),
-            host.reason,
+            "; ".join(text for text in (host.reason, host.closed) if text),
         )
         for host in found
     ]

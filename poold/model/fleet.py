@@ -147,7 +147,10 @@ class Replica:
     reason: str = ""  # why it is not ready, or by which step of the ladder it came up
 
 
-ChangeKind = Literal["scale", "restore", "remove", "move", "checkpoint"]
+ChangeKind = Literal[
+    "scale", "restore", "remove", "move", "checkpoint",
+    "cordon", "uncordon", "fence", "remove-host", "reload",  # of no pool: `pool` is ""
+]  # fmt: skip
 ChangeState = Literal["pending", "settled", "failed"]
 
 
@@ -182,6 +185,8 @@ class HostStatus:
     disk_free_bytes: Optional[int] = None
     memory_free_bytes: Optional[int] = None
     reason: str = ""
+    mark: Literal["", "cordoned", "fenced"] = ""  # what an operator said of it
+    closed: str = ""  # why no new replica is placed there
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,12 @@ class TakeDown:
     host: HostName
     container_id: str
     reason: str
+    stray: bool = False  # the name lives elsewhere, where it may be acted on at the same time
 
     @property
     def subject(self) -> str:
         """What is owned by this action."""
-        return replica_subject(self.name)
+        return stray_subject(self.name, self.host) if self.stray else replica_subject(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,11 @@ def restore_rung(digest: Digest) -> str:
 def replica_subject(name: str) -> str:
     """Return what an action on a replica (or any container) owns."""
     return f"replica:{name}"
+
+
+def stray_subject(name: str, host: HostName) -> str:
+    """Return what the removal of a fenced host's container owns: not the name itself."""
+    return f"stray:{name}@{host}"
 
 
 def build_subject(fingerprint: str) -> str:

@@ -54,10 +54,12 @@ class Asker:
         deadlines: Callable[[], Deadlines],
         *,
         again_seconds: float = ASK_AGAIN_SECONDS,
+        fenced: Callable[[HostName], bool] = lambda _: False,
     ) -> None:
         self._links = links
         self._deadlines = deadlines
         self._again_seconds = again_seconds
+        self._fenced = fenced
 
     def link(self, host: HostName) -> HostLink:
         """Return a host's link; raises Temporary("host.unknown") when it left the configuration."""
@@ -88,11 +90,14 @@ class Asker:
         """Return the outcome of a recorded action, however long the host cannot be reached.
 
         Raises Temporary("host.rebooted") when the host booted since: its journal is gone, and
-        only a listing can tell what is left.
+        only a listing can tell what is left; Temporary("host.fenced") when the host was declared
+        dead: when it comes back nothing but removing is done there.
         """
         undoing = 0
         while True:
             link = self.link(host)
+            if self._fenced(host) and request.verb != "remove":
+                raise Temporary("host.fenced", f"cannot use host {host}: it is fenced")
             if await _is_up(link):
                 if boot_id and link.status.boot_id and link.status.boot_id != boot_id:
                     raise _rebooted(link, action)

@@ -47,7 +47,7 @@ def _introductions(snapshot: Snapshot, pool: Pool) -> Iterator[Introduce]:
     taken = {*snapshot.assigned(), *(move.name for move in snapshot.moves)}
     for name in sorted(set(pool.hosts) - snapshot.introduced):
         host = snapshot.hosts.get(name)
-        if host is None or not host.up:
+        if host is None or not host.up or host.fenced:
             continue
         found = tuple(
             fact
@@ -78,13 +78,15 @@ def _first_wish(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[FirstWis
 
 
 def _adoptions(snapshot: Snapshot) -> Iterator[Adopt]:
-    assigned = snapshot.assigned()
+    taken = {*snapshot.assigned(), *(move.name for move in snapshot.moves)}
     for name, wish in sorted(snapshot.wished().items()):
-        if name in assigned or replica_subject(name) in snapshot.busy:
+        if name in taken or replica_subject(name) in snapshot.busy:
             continue
         for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
             fact = host.ours(name) if host.up and wish.host in (None, host.name) else None
-            if fact is not None and _adoptable(fact) and name not in host.unsure:
+            if fact is None or not _adoptable(fact) or name in host.unsure:
+                continue
+            if not (host.fenced and fact.role == "captured"):  # nothing is thawed there
                 yield Adopt(host.name, fact)
                 break
 
@@ -104,6 +106,7 @@ def _freed_names(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[Forget]
             and (
                 host.foreign(name)
                 or host.name not in pool.hosts
+                or bool(host.closed)
                 or _better_elsewhere(snapshot, pool, host, assignment, now)
             )
         ):  # fmt: skip
@@ -130,7 +133,8 @@ def _better_elsewhere(
     if not isinstance(next_rung(snapshot, host, assignment.failed_rungs), Exhausted):
         return False
     return any(
-        other.up and other.name != host.name and not other.foreign(assignment.name)
+        other.up and not other.closed and other.name != host.name
+        and not other.foreign(assignment.name)
         and not avoided(snapshot, assignment.name, other.name, now)
         and other.max_replicas > other.others + count_on(snapshot, other)
         for other in snapshot.hosts.values()

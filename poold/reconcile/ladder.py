@@ -70,7 +70,11 @@ def next_rung(
 
 def source_of(snapshot: Snapshot, generation: Generation, target: HostName) -> HostName | None:
     """Return a host to fetch a generation from: the target itself, the builder, any other."""
-    holders = [h.name for h in snapshot.hosts.values() if h.up and generation.digest in h.held]
+    holders = [
+        h.name
+        for h in snapshot.hosts.values()
+        if h.up and not h.fenced and generation.digest in h.held
+    ]
     return min(holders, key=lambda h: (h != target, h != generation.builder, h), default=None)
 
 
@@ -83,7 +87,9 @@ def _arrival(snapshot: Snapshot, host: HostView, generation: Generation) -> Wait
         return f"{label} could not be sent to {host.name}: {retry.message}"
     if subject in snapshot.busy or source_of(snapshot, generation, host.name) is not None:
         return Wait(f"waiting for {label} on {host.name}")
-    connecting = sorted(h.name for h in snapshot.hosts.values() if h.state == "connecting")
+    connecting = sorted(
+        h.name for h in snapshot.hosts.values() if h.state == "connecting" and not h.fenced
+    )
     if connecting:
         return Wait(f"waiting for {', '.join(connecting)}, which may have {label}")
     return f"no host that can be reached has {label}"
@@ -95,7 +101,7 @@ def _first_build(snapshot: Snapshot) -> Wait | str:
     if pool is None:
         return "the pool left the configuration"
     builder = snapshot.hosts.get(pool.builder)
-    if builder is None or builder.state == "unknown":
+    if builder is None or builder.state == "unknown" or builder.fenced:
         return f"no generation yet and the builder {pool.builder} cannot be reached"
     retry = snapshot.retries.get(build_subject(pool.application.fingerprint()))
     if retry is not None and (retry.definite or retry.failures >= BUILD_ATTEMPTS):

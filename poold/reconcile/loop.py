@@ -14,16 +14,23 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from poold.agent.messages import Event, LivenessCheck, Observe
 from poold.config import Config
 from poold.errors import Permanent, Problem, Temporary
 from poold.hosts.base import HostLink
 from poold.model.fleet import HostName, PoolName
-from poold.reconcile.actions import Remote
+from poold.reconcile.actions import (
+    AdvanceMove,
+    MakeGeneration,
+    Remote,
+    SendGeneration,
+    SendImage,
+)
 from poold.reconcile.apply import PER_HOST, Apply
 from poold.reconcile.ask import Asker
 from poold.reconcile.backoff import Backoff
@@ -82,7 +89,12 @@ class Loop:
         self._config = config
         self._clock = clock
         self._backoff = Backoff(clock)
-        self._asker = Asker(links, lambda: config().daemon, again_seconds=pauses.ask_again)
+        self._asker = Asker(
+            links,
+            lambda: config().daemon,
+            again_seconds=pauses.ask_again,
+            fenced=lambda host: host in store.hosts.fenced(),
+        )
         self._recorder = recorder
         fold = Fold(store=store, world=world, backoff=self._backoff, recorder=recorder, clock=clock)
         mover = Mover(
@@ -114,7 +126,12 @@ class Loop:
         self._beats: dict[PoolName, float] = {}
         self._pulse_at = time.monotonic()
         self._said: dict[PoolName, str] = {}
+        self._where: dict[tuple[PoolName, str], frozenset[HostName]] = {}
+        self._fenced = store.hosts.fenced()
+        self._staff: dict[str, tuple[object, asyncio.Task[None]]] = {}
+        self._reconfigured = asyncio.Event()
         store.listen(self.wake)
+        store.listen(self._let_go_of_fenced)
 
     # -- running ----------------------------------------------------------------------------------
 
@@ -123,12 +140,50 @@ class Loop:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pulse(), name="pulse")
-                for host in self._links:
-                    group.create_task(self._watch(host), name=f"watch {host}")
-                for pool in self._pools():
-                    group.create_task(self._work(pool), name=f"pool {pool}")
+                while True:
+                    self._reconfigured.clear()
+                    self._staff_up(group)
+                    await self._reconfigured.wait()
         finally:
+            self._staff.clear()
             await self.close()
+
+    def _staff_up(self, group: asyncio.TaskGroup) -> None:
+        """Have one worker per pool that is known and one watch per link, and no others."""
+        wanted: dict[str, tuple[object, Callable[[], Coroutine[Any, Any, None]]]] = {}
+        for host, link in self._links.items():
+            wanted[f"watch {host}"] = (link, partial(self._watch, host))
+        for pool in self._pools():
+            wanted[f"pool {pool}"] = (None, partial(self._work, pool))
+        for name, (of, task) in tuple(self._staff.items()):
+            if name not in wanted or wanted[name][0] is not of:
+                task.cancel()
+                del self._staff[name]
+        for name, (of, work) in wanted.items():
+            if name not in self._staff:
+                self._staff[name] = (of, group.create_task(work(), name=name))
+
+    def reconfigured(self) -> None:
+        """Follow a configuration and links that changed, from now on; running replicas stay.
+
+        What was under way at a host that left stays open in the store, as after a restart.
+        """
+        self._cancel(lambda host: host not in self._links)
+        self._reconfigured.set()
+        self._wake_all()
+
+    def _let_go_of_fenced(self, _pool: PoolName) -> None:
+        """Stop what is under way at hosts that were declared dead, so that it never arrives."""
+        fenced = self._store.hosts.fenced()
+        new, self._fenced = fenced - self._fenced, fenced
+        if new:
+            self._cancel(lambda host: host in new)
+
+    def _cancel(self, at: Callable[[HostName], bool]) -> None:
+        for key, hosts in tuple(self._where.items()):
+            if key in self._jobs and any(at(host) for host in hosts):
+                self._jobs.pop(key)[1].cancel()
+                self._where.pop(key)
 
     async def close(self) -> None:
         """Stop waiting for actions under way; they go on where they are."""
@@ -194,6 +249,8 @@ class Loop:
             asked = self._looks[host].is_set()
             self._looks[host].clear()
             if status != seen:
+                if seen.startswith("up "):
+                    self._world.lost(host)
                 seen, asked = status, True
                 self._wake_all()
             if link.status.state == "up" and (asked or time.monotonic() >= due):
@@ -300,7 +357,11 @@ class Loop:
         for intent in self._store.intents(pool):
             if intent.host in self._links:
                 self._launch(
-                    pool, intent.subject, _resumed(intent), partial(self._apply.finish, intent)
+                    pool,
+                    intent.subject,
+                    _resumed(intent),
+                    partial(self._apply.finish, intent),
+                    {intent.host},
                 )
 
     def _begin(self, pool: PoolName, action: Remote) -> None:
@@ -310,13 +371,32 @@ class Loop:
         self._apply.reserve(found, action)
         self._deaths.begun(pool, action)
         self._launch(
-            pool, action.subject, describe(action), partial(self._apply.run, found, action)
+            pool,
+            action.subject,
+            describe(action),
+            partial(self._apply.run, found, action),
+            self._hosts_of(pool, action),
         )
 
-    def _launch(self, pool: PoolName, subject: str, text: str, doing: Doing) -> None:
+    def _hosts_of(self, pool: PoolName, action: Remote) -> Collection[HostName]:
+        match action:
+            case MakeGeneration():
+                return {action.builder}
+            case SendImage() | SendGeneration():
+                return {action.source, action.target}
+            case AdvanceMove():
+                moves = [m for m in self._store.moves(pool) if m.name == action.name]
+                return {host for move in moves for host in (move.source, move.target)}
+            case _:
+                return {action.host}
+
+    def _launch(
+        self, pool: PoolName, subject: str, text: str, doing: Doing, hosts: Collection[HostName]
+    ) -> None:
         if (pool, subject) not in self._jobs:
             task = asyncio.create_task(self._job(pool, subject, doing), name=f"{pool}: {text}")
             self._jobs[pool, subject] = (text, task)
+            self._where[pool, subject] = frozenset(hosts)
 
     async def _job(self, pool: PoolName, subject: str, doing: Doing) -> None:
         """Run an action to its end; whatever happens in it, the pool is looked at again."""
@@ -328,7 +408,10 @@ class Loop:
             self._backoff.failed(pool, subject, problem, definite=False)
             await asyncio.sleep(self._pauses.after_bug)  # the store may be what fails, and fast
         finally:
-            self._jobs.pop((pool, subject), None)
+            mine = self._jobs.get((pool, subject))
+            if mine is not None and mine[1] is asyncio.current_task():  # not its successor's
+                self._jobs.pop((pool, subject))
+                self._where.pop((pool, subject), None)
             for host in self._world.hosts_unsure():
                 self._looks[host].set()
             self.wake(pool)

@@ -15,11 +15,12 @@ stored move, so a daemon that was killed asks again and gets the outcome, which 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from poold.errors import Problem
-from poold.model.fleet import ActionId, Phases
+from poold.model.fleet import ActionId, HostName, Phases
 from poold.store import Move, MoveStep
 
 THAW_ATTEMPTS = 5
@@ -92,6 +93,34 @@ def after_failure(move: Move, problem: Problem, *, passing: bool) -> Move | Agai
             return Again(replace(move, attempt=move.attempt + 1))
         case "forget":
             return Ended(move, None, move.phases)
+
+
+def after_fence(move: Move, fenced: Collection[HostName]) -> Move | Ended | None:
+    """Return what becomes of a move whose source or target was declared dead; None: it goes on.
+
+    A replica whose source is gone has its capture left, if that was sent; whose target is gone
+    goes on where it came from, and nothing has to be confirmed of the target.
+    """
+    if move.source in fenced and move.step not in ("restore", "undo", "forget"):
+        problem = move.problem or _fenced(move, move.source)
+        return Ended(move, problem, move.phases)
+    if move.target not in fenced:
+        return None
+    if move.step == "image":
+        return Ended(move, _fenced(move, move.target), move.phases)
+    if move.step in ("send", "restore", "undo"):
+        problem = move.problem or _fenced(move, move.target)
+        return replace(move, step="thaw", attempt=1, problem=problem)
+    return None  # what the source was asked for goes on
+
+
+def _fenced(move: Move, host: HostName) -> dict[str, Any]:
+    return {
+        "kind": "temporary",
+        "code": "host.fenced",
+        "message": f"cannot move {move.name} from {move.source} to {move.target}: {host} is fenced",
+        "hint": f"choose another host, or poold host uncordon {host} when it is back",
+    }
 
 
 def _both(move: Move, problem: Problem) -> dict[str, Any]:

@@ -32,7 +32,14 @@ from poold.model.fleet import Digest, Host, HostName, Phases, Pool, PoolName
 from poold.reconcile.actions import replica_subject
 from poold.reconcile.ask import READING, Asker, new_action, passing
 from poold.reconcile.backoff import Backoff
-from poold.reconcile.move import Again, Ended, action_of, after_failure, after_success
+from poold.reconcile.move import (
+    Again,
+    Ended,
+    action_of,
+    after_failure,
+    after_fence,
+    after_success,
+)
 from poold.reconcile.recorder import Outcome, Recorder
 from poold.reconcile.world import World
 from poold.store import Assignment, Garbage, Move, Store, Wish
@@ -92,6 +99,11 @@ class Mover:
 
     async def advance(self, move: Move, trip: Trip) -> None:
         """Do the move's step and write down what follows. Idempotent: a step is had once."""
+        fenced = after_fence(move, self._store.hosts.fenced())
+        if fenced is not None:
+            self._follow(fenced, None)
+            self._show_end(fenced)
+            return
         begun = time.monotonic()
         try:
             answer, phases = await self._do(move, trip)

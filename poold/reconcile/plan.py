@@ -98,6 +98,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
 
 def _wake_at(snapshot: Snapshot, now: float) -> float | None:
     times = [retry.at for retry in snapshot.retries.values() if retry.at > now]
+    times += [h.closed_until for h in snapshot.hosts.values() if h.closed_until is not None]
     if not snapshot.first_wished:
         times.append(max(now + 0.1, snapshot.seen_at + INTRODUCTION_SECONDS))
     return min(times, default=None)
@@ -128,6 +129,10 @@ def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
             continue
         for fact in sorted(host.containers, key=lambda c: c.name):
             subject = replica_subject(fact.name)
+            stray = _stray(snapshot, host, fact, now)
+            if stray is not None:
+                yield stray
+                continue
             if (
                 not fact.ours
                 or fact.name in moving
@@ -147,6 +152,18 @@ def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
             if action is not None:
                 claimed.add(subject)
                 yield action
+
+
+def _stray(snapshot: Snapshot, host: HostView, fact: ContainerFact, now: float) -> TakeDown | None:
+    """Remove what came back with a fenced host and lives elsewhere, whatever is done there."""
+    assignment = snapshot.assigned().get(ReplicaName(fact.name))
+    if not host.fenced or not fact.ours or fact.role in ("build", "proof"):
+        return None
+    if assignment is None or assignment.host == host.name or fact.name in host.unsure:
+        return None
+    action = TakeDown(fact.name, host.name, fact.container_id, "it lives elsewhere", stray=True)
+    waits = not _due(snapshot, removal_key(fact.name), now)
+    return None if waits or action.subject in snapshot.busy else action
 
 
 def _take_down(snapshot: Snapshot, host: HostView, name: str) -> TakeDown | Thaw | None:
@@ -187,7 +204,7 @@ def _garbage(snapshot: Snapshot, now: float) -> Iterator[DropGeneration]:
     for entry in snapshot.garbage:
         host = snapshot.hosts.get(entry.host)
         subject = generation_subject(entry.digest, entry.host)
-        if host is not None and host.up and _due(snapshot, subject, now):
+        if host is not None and host.up and not host.fenced and _due(snapshot, subject, now):
             yield DropGeneration(entry.digest, entry.host)
 
 
@@ -198,7 +215,7 @@ def _build(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneratio
     builder = snapshot.hosts.get(pool.builder)
     fingerprint = pool.application.fingerprint()
     subject = build_subject(fingerprint)
-    if builder is None or not builder.up or subject in snapshot.busy:
+    if builder is None or not builder.up or builder.fenced or subject in snapshot.busy:
         return
     usable = snapshot.usable()
     newest = usable[0].proven_at if usable else None
@@ -220,10 +237,12 @@ def _images(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendImage]:
     builder = snapshot.hosts.get(pool.builder)
     if snapshot.usable() or not snapshot.wishes or builder is None or not builder.up:
         return
+    if builder.fenced:
+        return
     image = pool.application.image
     for name in sorted(set(pool.hosts) - {pool.builder}):
         host = snapshot.hosts.get(name)
-        wanted = host is not None and host.up and image not in host.images
+        wanted = host is not None and host.up and not host.fenced and image not in host.images
         if wanted and _due(snapshot, image_subject(image, name), now):
             yield SendImage(image, pool.builder, name)
 
@@ -232,7 +251,7 @@ def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneratio
     usable = snapshot.usable()
     for name in sorted(pool.hosts):
         host = snapshot.hosts.get(name)
-        if host is None or not host.up:
+        if host is None or not host.up or host.fenced:
             continue
         for generation in usable[: 2 if _needs_previous(snapshot, host, usable) else 1]:
             subject = generation_subject(generation.digest, name)
@@ -276,7 +295,7 @@ def _bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Iter
                 "hint": "remove or rename that container, or wish for another name",
             }
         else:
-            notes.waiting[name] = reason
+            notes.waiting[name] = "; ".join([reason, *_closed(snapshot, pool)])
     for wish in homeless:
         host = snapshot.hosts.get(placed.hosts[wish.name]) if wish.name in placed.hosts else None
         if host is None:
@@ -292,11 +311,20 @@ def _bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Iter
 
 def _holders(snapshot: Snapshot, name: ReplicaName) -> list[HostName]:
     """Return the hosts that may still have the name: it goes there first, then comes here."""
-    return sorted(
-        host.name
-        for host in snapshot.hosts.values()
-        if host.ours(name) is not None or name in host.unsure
-    )
+    return sorted(host.name for host in snapshot.hosts.values() if _may_have(host, name))
+
+
+def _may_have(host: HostView, name: ReplicaName) -> bool:
+    """Whether a host may have a container of the name; a fenced one has none until it is heard."""
+    if host.fenced and not host.up:
+        return host.state == "connecting"  # it may be on its way back: its listing tells
+    return host.ours(name) is not None or name in host.unsure
+
+
+def _closed(snapshot: Snapshot, pool: Pool) -> list[str]:
+    """Return why hosts of the pool take nothing new."""
+    views = (snapshot.hosts.get(name) for name in sorted(pool.hosts))
+    return [view.closed for view in views if view is not None and view.closed]
 
 
 def _candidates(snapshot: Snapshot, pool: Pool, now: float) -> list[Candidate]:
@@ -304,7 +332,7 @@ def _candidates(snapshot: Snapshot, pool: Pool, now: float) -> list[Candidate]:
     candidates = []
     for name in pool.hosts:
         host = snapshot.hosts.get(name)
-        if host is None or not host.up:
+        if host is None or not host.up or host.closed:
             continue
         count = count_on(snapshot, host)
         names = {wish.name for wish in snapshot.wishes}
@@ -332,6 +360,9 @@ def _again(snapshot: Snapshot, assignment: Assignment, now: float, notes: Notes)
         return None
     if host.ours(assignment.name) is not None:
         return None  # ready, or being taken down first
+    if host.closed:
+        notes.waiting[assignment.name] = f"waiting for host {host.name}: {host.closed}"
+        return None
     if host.foreign(assignment.name):
         notes.failed[assignment.name] = {
             "kind": "permanent",

@@ -147,7 +147,7 @@ def _state(
 
 def _unheard(name: HostName, view: HostView | None) -> str:
     if view is None:
-        return f"the host {name} left the configuration"
+        return f"the host {name} left the configuration; poold host remove {name} forgets it"
     return view.reason or f"the host {name} was not heard yet"
 
 

@@ -21,7 +21,9 @@ class HostView:
 
     `containers` are those of this pool and foreign ones with a name of it; `unsure` are names
     whose state has to be listed again before anything is decided on them; `others` counts the
-    replicas of other pools; `images` are names known to be there, which may be forgotten.
+    replicas of other pools; `images` are names known to be there, which may be forgotten. `closed`
+    says why nothing new is placed there, until `closed_until` if that ends by itself; the replicas
+    of a `fenced` one were declared dead: what is found there is removed where it lives elsewhere.
     """
 
     name: HostName
@@ -35,6 +37,9 @@ class HostView:
     running_actions: frozenset[str] = frozenset()
     max_replicas: int = 100
     others: int = 0
+    closed: str = ""
+    closed_until: float | None = None
+    fenced: bool = False
 
     @property
     def up(self) -> bool:

@@ -12,6 +12,7 @@ longer to arrive still says that it came up.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -19,7 +20,9 @@ from typing import Literal
 from poold.agent.messages import ContainerFact, GenerationFact, Observation, Started
 from poold.hosts.base import HostLink
 from poold.model.fleet import Digest, HostName, HostStatus, PoolName, PoolStatus, Replica
+from poold.reconcile.flapping import Steadiness
 from poold.reconcile.snapshot import HostView
+from poold.store import HostMark
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class _Host:
     images: set[str] = field(default_factory=set)
     touched: dict[str, int] = field(default_factory=dict)
     unsure: dict[str, int] = field(default_factory=dict)
+    steadiness: Steadiness = field(default_factory=Steadiness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,18 @@ class World:
     """Folded from one thread; what it hands out never changes. `clock`: seconds since the epoch."""
 
     def __init__(
-        self, *, links: Mapping[HostName, HostLink], clock: Callable[[], float] = time.time
+        self,
+        *,
+        links: Mapping[HostName, HostLink],
+        clock: Callable[[], float] = time.time,
+        marks: Callable[[], Mapping[HostName, HostMark]] = dict,
     ) -> None:
+        """Follow `links`, which may get and lose hosts; `marks` is what operators said of them."""
         self._links = links
         self._clock = clock
-        self._hosts = {name: _Host() for name in links}
+        self._marks = marks
+        self._hosts: defaultdict[HostName, _Host] = defaultdict(_Host)
+        self._remark = ""
         self._pools: dict[PoolName, Shown] = {}
         self._tick = 0
 
@@ -75,13 +86,48 @@ class World:
 
     def sentence(self) -> str:
         """Say how the fleet is in one line: "hello 1/3: restoring hello2 on b …"."""
-        return "; ".join(status.sentence for status in self.pools()) or "no pools yet"
+        sentences = "; ".join(status.sentence for status in self.pools()) or "no pools yet"
+        return f"{sentences} ({self._remark})" if self._remark else sentences
+
+    def remark(self, text: str) -> None:
+        """Have the sentence end with something that concerns the whole daemon; "" ends that."""
+        self._remark = text
 
     def hosts(self) -> tuple[HostStatus, ...]:
         """Return how each host is."""
-        return tuple(self._status(name) for name in self._hosts)
+        marks = self._marks()
+        return tuple(self._status(name, marks.get(name)) for name in tuple(self._links))
 
-    def _status(self, name: HostName) -> HostStatus:
+    def host(self, name: HostName) -> HostStatus | None:
+        """Return how a host is, None for one that is not configured."""
+        return self._status(name, self._marks().get(name)) if name in self._links else None
+
+    def in_reach(self, name: HostName) -> bool:
+        """Whether the host's agent answers, whatever its listings say."""
+        return name in self._links and self._links[name].status.state == "up"
+
+    def found_on(self, name: HostName) -> frozenset[str]:
+        """Return the names of our containers that a host had when it was listed last."""
+        return frozenset(c.name for c in self._hosts[name].containers.values() if c.ours)
+
+    def lost(self, name: HostName) -> None:
+        """Note that a host went away, or booted: who does so too often gets nothing new."""
+        known = self._hosts[name]
+        known.heard = False  # it may be back already, but what it has is for the next listing
+        known.steadiness = known.steadiness.lost(self._clock())
+
+    def forget_host(self, name: HostName) -> None:
+        """Believe nothing of a host any more, as if it had never been heard."""
+        self._hosts.pop(name, None)
+
+    def _closed(self, name: HostName, mark: HostMark | None) -> str:
+        if mark is not None:
+            why = f": {mark.reason}" if mark.reason else ""
+            return f"{name} is {mark.mark} by {mark.actor}{why}"
+        steadiness = self._hosts[name].steadiness
+        return steadiness.sentence(name) if steadiness.holds(self._clock()) else ""
+
+    def _status(self, name: HostName, mark: HostMark | None) -> HostStatus:
         known, link = self._hosts[name], self._links[name].status
         state, reason = self._state(name)
         return HostStatus(
@@ -93,6 +139,8 @@ class World:
             disk_free_bytes=known.disk_free_bytes,
             memory_free_bytes=known.memory_free_bytes,
             reason=reason,
+            mark=mark.mark if mark else "",
+            closed=self._closed(name, mark),
         )
 
     def _state(self, name: HostName) -> tuple[Literal["up", "connecting", "unknown"], str]:
@@ -114,6 +162,8 @@ class World:
         known = self._hosts[name]
         state, reason = self._state(name)
         wanted = frozenset(names)
+        mark = self._marks().get(name)
+        closed = self._closed(name, mark)
         return HostView(
             name=name,
             state=state,
@@ -130,6 +180,9 @@ class World:
             running_actions=known.running_actions,
             max_replicas=room,
             others=others,
+            closed=closed,
+            closed_until=known.steadiness.until if closed and mark is None else None,
+            fenced=mark is not None and mark.mark == "fenced",
         )
 
     # -- listings ---------------------------------------------------------------------------------
@@ -214,7 +267,7 @@ class World:
 
     def hosts_unsure(self) -> tuple[HostName, ...]:
         """Return the hosts on which something has to be listed again."""
-        return tuple(name for name, known in self._hosts.items() if known.unsure)
+        return tuple(n for n, known in self._hosts.items() if known.unsure and n in self._links)
 
     def staged(self, name: HostName, pool: str, digest: Digest, size_bytes: int) -> None:
         """Fold a generation that a host has verified and unpacked."""

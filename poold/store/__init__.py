@@ -1,6 +1,18 @@
 """Wishes, changes, assignments, intents, generations, moves: one SQLite file, one writer."""
 
+from poold.store.hosts import HostMark, Released
 from poold.store.records import Assignment, Garbage, Intent, Move, MoveStep, Wish
 from poold.store.store import SeenPool, Store
 
-__all__ = ["Assignment", "Garbage", "Intent", "Move", "MoveStep", "SeenPool", "Store", "Wish"]
+__all__ = [
+    "Assignment",
+    "Garbage",
+    "HostMark",
+    "Intent",
+    "Move",
+    "MoveStep",
+    "Released",
+    "SeenPool",
+    "Store",
+    "Wish",
+]

@@ -34,6 +34,7 @@ from poold.model.fleet import (
 )
 from poold.store.changes import Changes
 from poold.store.database import Database
+from poold.store.hosts import HostMarks
 from poold.store.records import Assignment, Garbage, Intent, Move, Wish
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Store:
         self._database = Database(state_dir)
         self._clock = clock
         self._changes = Changes(self._database, clock)
+        self.hosts = HostMarks(self._database, clock)
         self._listeners: list[Callable[[PoolName], None]] = []
         self._ended: list[ChangeId] = []
 

@@ -19,13 +19,18 @@ BODIES = {
     "restore": {"name": "hello7"},
     "move": {"to": "b"},
     "checkpoint": {},
+    "cordon": {"reason": "noon"},
+    "uncordon": {},
+    "fence": {"confirmed": True},
+    "remove_host": {"confirmed": True},
 }
+HOSTS = {"fence": "b", "remove_host": "old"}
 
 
 @pytest.fixture
 async def session(tmp_path):
     """Serve a fleet with one replica and one generation."""
-    fleet = MemoryFleet()
+    fleet = MemoryFleet(away={"b"}, left={"old"})
     fleet.settle(fleet.scale("hello", replicas=1, actor="test").id)
     fleet.settle(fleet.checkpoint("hello", actor="test").id)
     path = tmp_path / "s"
@@ -42,8 +47,10 @@ async def _document(session):
         return await response.json()
 
 
-def _filled(path):
-    for name, value in (("pool", "hello"), ("replica", "hello1"), ("change", "1")):
+def _filled(route):
+    path, host = route.path, HOSTS.get(route.operation, "a")
+    given = (("pool", "hello"), ("replica", "hello1"), ("change", "1"), ("host", host))
+    for name, value in given:
         path = path.replace(f"{{{name}}}", value)
     return path
 
@@ -84,7 +91,7 @@ async def test_every_reference_leads_somewhere(session):
 async def test_real_answers_are_what_is_declared(session, route):
     """Each route's real answer reads as its declared type and loses nothing by it."""
     body = BODIES.get(route.operation)
-    async with session.request(route.method, _filled(route.path), json=body) as response:
+    async with session.request(route.method, _filled(route), json=body) as response:
         raw = await response.read()
     assert response.status in route.answers
     kind = route.answers[response.status]

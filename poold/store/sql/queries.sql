@@ -122,3 +122,41 @@ ON CONFLICT (digest, host) DO NOTHING;
 
 -- name: garbage_drop
 DELETE FROM garbage WHERE digest = :digest AND host = :host;
+
+-- name: host_marks_list
+SELECT * FROM host_marks ORDER BY host;
+
+-- name: host_mark_put
+INSERT INTO host_marks (host, mark, at, actor, reason) VALUES (:host, :mark, :at, :actor, :reason)
+ON CONFLICT (host) DO UPDATE SET
+    mark = excluded.mark, at = excluded.at, actor = excluded.actor, reason = excluded.reason;
+
+-- name: host_mark_drop
+DELETE FROM host_marks WHERE host = :host;
+
+-- name: host_names
+SELECT name FROM assignments WHERE host = :host ORDER BY name;
+
+-- name: host_pins
+SELECT name FROM wishes WHERE host = :host ORDER BY name;
+
+-- name: host_pins_drop
+UPDATE wishes SET host = NULL WHERE host = :host;
+
+-- name: host_assignments_drop
+DELETE FROM assignments WHERE host = :host;
+
+-- name: host_intents_drop
+DELETE FROM intents WHERE host = :host;
+
+-- name: host_garbage_drop
+DELETE FROM garbage WHERE host = :host;
+
+-- name: host_introductions_drop
+DELETE FROM introductions WHERE host = :host;
+
+-- name: host_traces
+SELECT host FROM assignments UNION SELECT host FROM intents UNION SELECT host FROM garbage
+UNION SELECT host FROM introductions UNION SELECT host FROM host_marks
+UNION SELECT source FROM moves UNION SELECT target FROM moves
+UNION SELECT host FROM wishes WHERE host IS NOT NULL;

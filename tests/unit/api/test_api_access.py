@@ -28,7 +28,8 @@ async def tcp(fleet):
 
 
 def _path(route):
-    return route.path.replace("{pool}", "hello").replace("{replica}", "x").replace("{change}", "1")
+    path = route.path.replace("{pool}", "hello").replace("{host}", "a")
+    return path.replace("{replica}", "x").replace("{change}", "1")
 
 
 @pytest.mark.parametrize("route", PROTECTED, ids=lambda route: route.operation)

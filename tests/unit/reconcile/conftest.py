@@ -41,6 +41,7 @@ from poold.agent.messages import (
 )
 from poold.config import Config, DaemonConfig
 from poold.control import Control
+from poold.cordon import Cordon
 from poold.errors import Permanent, Problem, Refused, Temporary
 from poold.model.application import Application
 from poold.model.fleet import (
@@ -435,7 +436,7 @@ class Fleet:
     def begin(self) -> None:
         """Start a daemon's life over what is in the store and on the hosts."""
         self.store = Store(self.state_dir, clock=lambda: self.now)
-        self.world = World(links=self.hosts, clock=lambda: self.now)
+        self.world = World(links=self.hosts, clock=lambda: self.now, marks=self.store.hosts.all)
         self.loop = Loop(
             store=self.store,
             world=self.world,
@@ -446,6 +447,7 @@ class Fleet:
             pauses=Pauses(beat=0.01, look=0.005, list_again=0.01, ask_again=0.005, after_bug=0.005),
         )
         self.control = Control(store=self.store, world=self.world, config=lambda: self.config)
+        self.cordon = Cordon(store=self.store, world=self.world, config=lambda: self.config)
 
     async def end(self) -> None:
         """End the daemon's life as kill -9 does: nothing is folded any more."""
@@ -519,10 +521,12 @@ class Fleet:
         )
 
     def check(self) -> None:
-        """At most one live container per name, across all hosts."""
+        """At most one live container per name, across all hosts but those declared dead."""
+        fenced = self.store.hosts.fenced()
         live = Counter(
             c.name
             for h in self.hosts.values()
+            if h.name not in fenced
             for c in h.containers.values()
             if c.running and c.ours
         )

@@ -152,6 +152,10 @@ def test_a_change_is_not_failed_by_an_older_failure_before_it_was_tried_again():
 # -- any snapshot --------------------------------------------------------------------------------
 
 NAMES = [f"hello{n}" for n in range(1, 5)]
+MARKS = (
+    {}, {}, {}, {"closed": "cordoned"}, {"closed": "fenced", "fenced": True},
+    {"closed": "flapping", "closed_until": 150.0},
+)  # fmt: skip
 GENERATIONS = (generation(3), generation(2, "sha256:other"), generation(1))
 
 
@@ -178,6 +182,7 @@ def snapshots(draw):
                 state=draw(st.sampled_from(["up", "up", "up", "connecting", "unknown"])),
                 unsure=draw(st.frozensets(st.sampled_from(NAMES), max_size=1)),
                 max_replicas=draw(st.integers(0, 4)), others=draw(st.integers(0, 1)),
+                **draw(st.sampled_from(MARKS)),
             )
         )  # fmt: skip
     wishes = draw(st.lists(st.sampled_from(NAMES), unique=True))
@@ -241,6 +246,7 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
             case BringUp():
                 view = given_.hosts[action.host]
                 assert view.up
+                assert not view.closed
                 assert action.name in wished
                 assert action.name not in moving
                 assert wished[action.name].host in (None, action.host) or action.name in assigned
@@ -262,7 +268,7 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
                 assert view.up
                 assert here is not None
                 assert here.container_id == action.container_id
-                assert action.name not in moving
+                assert action.name not in moving or action.stray
                 healthy = here.role == "replica" and here.ready
                 kept = assigned.get(action.name)
                 needed = (
@@ -272,6 +278,7 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
                 assert not (healthy and needed)
             case SendGeneration():
                 assert given_.hosts[action.target].up
+                assert not given_.hosts[action.target].fenced
                 assert action.digest in given_.hosts[action.source].held
                 assert action.digest not in given_.hosts[action.target].staged
             case SendImage():
@@ -290,6 +297,35 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
             assert view.ours(book.name) is None
             assert book.name not in view.unsure
     assert decided.sentence or decided.books
+
+
+@settings(max_examples=150, deadline=None)
+@given(snapshots(), st.floats(0, 200))
+def test_what_comes_back_with_a_fenced_host_goes_first(given_, now):
+    """What lives elsewhere is removed there at once, busy or moving; else nothing is done there."""
+    decided = plan(given_, now)
+    removed = {(a.host, a.name) for a in decided.actions if isinstance(a, TakeDown)}
+    fenced = {h.name for h in given_.hosts.values() if h.fenced}
+    for host_ in (h for h in given_.hosts.values() if h.fenced and h.up):
+        for each in host_.containers:
+            kept = given_.assigned().get(each.name)
+            retry = given_.retries.get(f"removal:{each.name}")
+            held_up = each.name in host_.unsure or (retry is not None and retry.at > now)
+            if each.ours and each.role != "build" and not held_up and given_.pool is not None:
+                stray = kept is not None and kept.host != host_.name
+                assert not stray or decided.books or (host_.name, each.name) in removed
+    for action in decided.actions:
+        match action:
+            case (
+                SendGeneration(source=source, target=target)
+                | SendImage(source=source, target=target)
+            ):
+                assert not {source, target} & fenced
+            case MakeGeneration(builder=name) | DropGeneration(host=name) | BringUp(host=name):
+                assert name not in fenced
+            case TakeDown(stray=True):
+                assert action.host in fenced
+                assert given_.assigned()[action.name].host != action.host
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,93 @@
+"""`poold host`: what an operator says of a host. Its change is settled when it is accepted."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from poold.cli import completion, options
+from poold.cli.examples import examples
+from poold.cli.output import print_json
+from poold.cli.session import Session
+from poold.model.fleet import Change
+
+_HOST = click.argument("host", shell_complete=completion.hosts)
+_REASON = click.option(
+    "--reason", default="", metavar="TEXT", help="Why, for who reads the change later."
+)
+_YES = click.option("--yes", "confirmed", is_flag=True, help="It is powered off: do not ask.")
+
+
+@click.group()
+def host() -> None:
+    """Cordon, uncordon, fence or remove a host."""
+
+
+@host.command(epilog=examples("poold host cordon b --reason 'new kernel'"))
+@_HOST
+@_REASON
+@options.question
+def cordon(session: Session, host: str, reason: str, as_json: bool) -> None:
+    """Place nothing new on HOST; what runs there stays."""
+    _say(session.client().cordon(host, reason=reason), as_json=as_json)
+
+
+@host.command(epilog=examples("poold host uncordon b"))
+@_HOST
+@_REASON
+@options.question
+def uncordon(session: Session, host: str, reason: str, as_json: bool) -> None:
+    """Place replicas on HOST again, be it cordoned or fenced.
+
+    A fenced host has to be back, and rid of what lives elsewhere now.
+    """
+    _say(session.client().uncordon(host, reason=reason), as_json=as_json)
+
+
+@host.command(epilog=examples("poold host fence b --yes"))
+@_HOST
+@_YES
+@_REASON
+@options.question
+def fence(session: Session, host: str, confirmed: bool, reason: str, as_json: bool) -> None:
+    """Take it that HOST, which is out of reach, is dead: its replicas come up elsewhere.
+
+    You assert that it is powered off: a replica that still runs there would live twice. When it
+    comes back, what lives elsewhere is removed there first, and nothing is placed on it until
+    uncordon.
+    """
+    client = session.client()
+    question = f"Is {host} powered off? Its replicas are going to be started elsewhere"
+    sure = confirmed or _asked(question, as_json=as_json)
+    _say(client.fence(host, confirmed=sure, reason=reason), as_json=as_json)
+
+
+@host.command(epilog=examples("poold host remove b --yes"))
+@_HOST
+@_YES
+@_REASON
+@options.question
+def remove(session: Session, host: str, confirmed: bool, reason: str, as_json: bool) -> None:
+    """Forget HOST, which left the configuration: its replicas come up elsewhere.
+
+    Where it may still have replicas, you assert that none of them runs there any more.
+    """
+    client = session.client()
+    question = f"Does nothing of poold run on {host} any more?"
+    sure = confirmed or _asked(question, as_json=as_json)
+    _say(client.remove_host(host, confirmed=sure, reason=reason), as_json=as_json)
+
+
+def _asked(question: str, *, as_json: bool) -> bool:
+    """Ask who sits at a terminal; everybody else has to say --yes."""
+    if as_json or not sys.stdin.isatty():
+        return False
+    return click.confirm(question, err=True)
+
+
+def _say(change: Change, *, as_json: bool) -> None:
+    if as_json:
+        print_json(change)
+    else:
+        print(change.progress)
