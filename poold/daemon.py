@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from poold.metrics import Metrics
 from poold.model.fleet import ActionId, HostName
 from poold.reconcile.loop import Loop
 from poold.reconcile.world import World
+from poold.reload import Kept, Reload
 from poold.store import Store
 from poold.systemd import Notifier
 
@@ -47,14 +48,19 @@ _READ_SECONDS = 30.0  # logs and examinations asked for by a reader
 class Parts:
     """What a running daemon is made of."""
 
-    config: Config
+    kept: Kept
     store: Store
-    links: Mapping[HostName, HostLink]
+    links: dict[HostName, HostLink]
     world: World
     loop: Loop
     control: Control
     cordon: Cordon
     metrics: Metrics
+
+    @property
+    def config(self) -> Config:
+        """The configuration as it is now."""
+        return self.kept.config
 
 
 async def serve(path: Path, *, notifier: Notifier | None = None) -> None:
@@ -65,15 +71,17 @@ async def serve(path: Path, *, notifier: Notifier | None = None) -> None:
     """
     notifier = notifier or Notifier.from_environment()
     config = configuration.load(path)
-    stop = _stop_on_signals()
+    stop, reload = _on_signals(signal.SIGTERM, signal.SIGINT), _on_signals(signal.SIGHUP)
     async with _parts(config) as parts, _listening(parts):
         LOG.info("serving", extra={"action": "serving", "config": str(path)})
         notifier.ready()
+        reloader = _reloader(parts, path, notifier)
         try:
             await _supervise(
                 stop,
                 {
                     "loop": parts.loop.run,
+                    "reload": lambda: reloader.run(reload),
                     "status": lambda: _report(parts, notifier),
                     "watchdog": lambda: _feed_watchdog(parts.loop, notifier),
                 },
@@ -83,17 +91,36 @@ async def serve(path: Path, *, notifier: Notifier | None = None) -> None:
             LOG.info("stopping; replicas run on", extra={"action": "stopping"})
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+def _on_signals(*numbers: signal.Signals) -> asyncio.Event:
+    came = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
+    for number in numbers:
+        loop.add_signal_handler(number, came.set)
+    return came
+
+
+def _reloader(parts: Parts, path: Path, notifier: Notifier) -> Reload:
+    def check(config: Config) -> None:
+        if config.daemon.listen is not None:
+            _token(config.daemon.token_file)
+
+    return Reload(
+        path=path,
+        live=parts.kept,
+        store=parts.store,
+        world=parts.world,
+        loop=parts.loop,
+        links=parts.links,
+        link_to=link_to,
+        notifier=notifier,
+        check=check,
+    )
 
 
 @contextlib.asynccontextmanager
 async def _parts(config: Config) -> AsyncIterator[Parts]:
     """Open the store and the links; close both whatever happens."""
+    kept = Kept(config)
     store = Store(Path(config.daemon.state_dir))
     try:
         links = {name: link_to(host) for name, host in config.hosts.items()}
@@ -103,17 +130,17 @@ async def _parts(config: Config) -> AsyncIterator[Parts]:
             store=store,
             world=world,
             links=links,
-            config=lambda: config,
+            config=lambda: kept.config,
             recorder=metrics,
             clock=time.time,
         )
-        control = Control(store=store, world=world, config=lambda: config)
-        cordon = Cordon(store=store, world=world, config=lambda: config)
+        control = Control(store=store, world=world, config=lambda: kept.config)
+        cordon = Cordon(store=store, world=world, config=lambda: kept.config)
         try:
             for link in links.values():
                 await link.open()
             yield Parts(
-                config=config,
+                kept=kept,
                 store=store,
                 links=links,
                 world=world,
@@ -141,7 +168,7 @@ async def _listening(parts: Parts) -> AsyncIterator[None]:
         logs=lambda name, tail: _logs(parts, name, tail),
         examine=lambda: examine_hosts(parts.links),
         metrics=parts.metrics.page,
-        token=lambda: _token(config.token_file),
+        token=lambda: _token(parts.config.daemon.token_file),
     )
     path = Path(config.socket)
     path.parent.mkdir(parents=True, exist_ok=True)

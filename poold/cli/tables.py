@@ -106,11 +106,14 @@ _WISHED = {
     "host": "on {}",
 }  # fmt: skip
 
+_OF_HOSTS = frozenset({"cordon", "uncordon", "fence", "remove-host"})
+
 
 def wish(kind: str, wished: Mapping[str, Any]) -> str:
     """Say a wish in words: "scale to 3", "move hello1 to b". Lists are the planner's, not said."""
+    words = {**_WISHED, "host": "{}"} if kind in _OF_HOSTS else _WISHED
     parts = [
-        _WISHED.get(key, f"{key}={{}}").format(value)
+        words.get(key, f"{key}={{}}").format(value)
         for key, value in wished.items()
         if value not in (None, "") and not isinstance(value, (list, tuple, dict))
     ]

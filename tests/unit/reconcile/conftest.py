@@ -112,6 +112,7 @@ class FakeHost:
         for task in self.running.values():
             task.cancel()
         await asyncio.gather(*self.running.values(), return_exceptions=True)
+        self.running.clear()  # one that was cancelled before it began did not leave by itself
 
     def listen(self, heard: Callable[[Event], None]) -> None:
         self.tell = heard
