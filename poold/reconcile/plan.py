@@ -129,9 +129,8 @@ def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
             continue
         for fact in sorted(host.containers, key=lambda c: c.name):
             subject = replica_subject(fact.name)
-            stray = _stray(snapshot, host, fact, now)
-            if stray is not None:
-                yield stray
+            if _is_stray(snapshot, host, fact):
+                yield from _clear_out(snapshot, host, fact, now)
                 continue
             if (
                 not fact.ours
@@ -154,16 +153,21 @@ def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
                 yield action
 
 
-def _stray(snapshot: Snapshot, host: HostView, fact: ContainerFact, now: float) -> TakeDown | None:
-    """Remove what came back with a fenced host and lives elsewhere, whatever is done there."""
+def _is_stray(snapshot: Snapshot, host: HostView, fact: ContainerFact) -> bool:
+    """Whether a container came back with a fenced host though its name lives elsewhere."""
     assignment = snapshot.assigned().get(ReplicaName(fact.name))
-    if not host.fenced or not fact.ours or fact.role in ("build", "proof"):
-        return None
-    if assignment is None or assignment.host == host.name or fact.name in host.unsure:
-        return None
+    elsewhere = assignment is not None and assignment.host != host.name
+    return host.fenced and fact.ours and fact.role not in ("build", "proof") and elsewhere
+
+
+def _clear_out(
+    snapshot: Snapshot, host: HostView, fact: ContainerFact, now: float
+) -> Iterator[TakeDown]:
+    """Remove a stray, whatever is being done with the name where it lives."""
     action = TakeDown(fact.name, host.name, fact.container_id, "it lives elsewhere", stray=True)
-    waits = not _due(snapshot, removal_key(fact.name), now)
-    return None if waits or action.subject in snapshot.busy else action
+    waits = fact.name in host.unsure or not _due(snapshot, removal_key(fact.name), now)
+    if not waits and action.subject not in snapshot.busy:
+        yield action
 
 
 def _take_down(snapshot: Snapshot, host: HostView, name: str) -> TakeDown | Thaw | None:

@@ -58,8 +58,10 @@ def test_a_dead_host_is_fenced_and_used_again_after_uncordon(fleet):
 
 def test_what_a_fenced_host_that_lived_on_brings_back_is_removed(make):
     """The operator was wrong: the copy that nobody counts on goes, the other one stays."""
-    tables = [make.host("a"), make.host("b"), make.pool("app", command=make.application())]
-    fleet = make.fleet("fenced", tables)
+    folder = "/var/lib/poold-fenced"
+    tables = [make.host("a", agent_dir=folder), make.host("b", agent_dir=folder)]
+    tables.append(make.pool("app", command=make.application()))
+    fleet = make.fleet("fenced", tables, agent_dir=folder)
     fleet.scaled("app", 2)
     (name,) = (one.name for one in fleet.client.replicas("app") if one.host == "b")
     fleet.lab.cut("b")
@@ -102,13 +104,15 @@ def _reload(fleet, text, state):
 
 def test_reload_on_sighup(make):
     """Hosts and pools come and go with the file, mistakes change nothing, replicas run on."""
-    one = [make.host("a"), make.pool("app", command=make.application(), hosts=["a"])]
-    fleet = make.fleet("reload", one)
+    folder = "/var/lib/poold-reload"
+    one = [make.host("a", agent_dir=folder)]
+    one.append(make.pool("app", command=make.application(), hosts=["a"]))
+    fleet = make.fleet("reload", one, agent_dir=folder)
     fleet.scaled("app", 1)
     app = _container(fleet, "app1")
     narrow = fleet.config.read_text()
     other = make.pool("other", command=make.application(), hosts=["b"], replicas=1)
-    wide = narrow + make.host("b") + other
+    wide = narrow + make.host("b", agent_dir=folder) + other
     assert _reload(fleet, wide, "settled").progress == "reloaded: hosts: +b, pools: +other"
     fleet.ready("other", 1)
     other_ran = _container(fleet, "other1")

@@ -145,6 +145,21 @@ def test_stopping_leaves_the_replicas_running(running: Machine) -> None:
     assert running.replicas() == before
 
 
+def test_reload(running: Machine) -> None:
+    """A good file is taken, a bad one is said to be bad, and replicas run on."""
+    file, before, old = "/etc/poold/poold.toml", running.replicas(), running.daemon()
+    running.lab.exec("a", "cp", file, "/etc/poold/good.toml")
+    running.lab.exec("a", "sed", "-i", "s/^repeat = 2/repeat = two/", file)
+    running.lab.exec("a", "systemctl", "reload", "poold")
+    running.wait("not reloaded: cannot use", "systemctl", "status", "poold", "--no-pager", "-l")
+    assert f"{file}:" in running.says("journalctl", "-u", "poold", "--no-pager", "-n", "20")
+    running.lab.exec("a", "cp", "/etc/poold/good.toml", file)
+    running.lab.exec("a", "systemctl", "reload", "poold")
+    running.wait(_ALL_READY, "systemctl", "status", "poold", "--no-pager")
+    assert "nothing changed" in running.says("/opt/poold/bin/poold", "changes")
+    assert (running.replicas(), running.daemon()) == (before, old)
+
+
 def test_kill_is_recovered_from(running: Machine) -> None:
     """After kill -9 systemd starts it again and it finds its replicas."""
     before, old, restarts = running.replicas(), running.daemon(), running.restarts()
