@@ -9,8 +9,10 @@ imports email and ssl), and the answers of one known server need no more than th
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -18,6 +20,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from poold.errors import Permanent, Problem, Refused, Temporary, problem_from_json
+from poold.model.events import AcceptedCall, Event, Explanation
 from poold.model.fleet import Change, Generation, HostStatus, PoolStatus, Replica
 
 T = TypeVar("T")
@@ -27,6 +30,9 @@ _ANSWER_SECONDS = 15.0
 _LOGS_SECONDS = 60.0
 _DOCTOR_SECONDS = 300.0  # CRIU is tried on every host
 _LONGEST_WAIT_SECONDS = 30.0  # of one long poll; the server allows 60
+_SILENCE_SECONDS = 50.0  # on a stream of events; the server says something every 15 s
+_RETRY_SECONDS = 0.5
+_LOST = frozenset({"daemon.unreachable", "daemon.garbled", "daemon.slow"})
 _LARGEST_ANSWER_BYTES = 64 << 20
 
 
@@ -41,9 +47,14 @@ class Where:
 
 @dataclass(frozen=True)
 class Client:
-    """The API as functions. Every call ends within its deadline; wishes are never sent twice."""
+    """The API as functions. Every call but `follow` ends within its deadline.
+
+    A wish whose answer was lost is sent again with its key for `patience_seconds`: it is accepted
+    once, however often it arrives.
+    """
 
     where: Where = field(default_factory=Where)
+    patience_seconds: float = 20.0
 
     # -- questions --------------------------------------------------------------------------------
 
@@ -89,6 +100,52 @@ class Client:
     def doctor(self) -> dict[str, Any]:
         """Have every host examined; takes seconds to minutes."""
         return self.get("/v1/doctor", dict[str, Any], seconds=_DOCTOR_SECONDS)
+
+    def explain(self, pool: str) -> Explanation:
+        """Return why a pool is as it is and what it waits for."""
+        return self.get(_path("/v1/pools", pool, "explain"), Explanation)
+
+    def calls(self, pool: str | None = None, limit: int = 20) -> tuple[AcceptedCall, ...]:
+        """Return accepted changing calls, the newest first."""
+        return self._list(_path("/v1/audit", pool=pool, limit=limit), "calls", AcceptedCall)
+
+    def events(
+        self, pool: str | None = None, *, after: int | None = None, limit: int = 50
+    ) -> tuple[tuple[Event, ...], int]:
+        """Return events, oldest first, and the id to go on after.
+
+        The newest ones, or the next ones after an id.
+        """
+        path = _path("/v1/events", follow=0, pool=pool, after=after, limit=limit)
+        answer = self.get(path, dict[str, Any])
+        try:
+            events = msgspec.convert(answer.get("events"), tuple[Event, ...])
+            last = msgspec.convert(answer.get("last"), int)
+        except msgspec.ValidationError as error:
+            raise _other_version(error) from error
+        return events, events[-1].id if after is not None and events else last
+
+    def follow(self, pool: str | None = None, *, after: int | None = None) -> Iterator[Event]:
+        """Give events as they happen, until the daemon ends the stream.
+
+        Raises a Temporary when the daemon is gone or silent: go on after the last event seen.
+        """
+        request = self._request("GET", _path("/v1/events", pool=pool, after=after), b"", "")
+        with _connect(self.where, _SILENCE_SECONDS) as connection:
+            try:
+                connection.sendall(request)
+                with connection.makefile("rb") as answer:
+                    head = b"".join(iter(answer.readline, b"\r\n"))
+                    if head.split(b" ", 2)[1:2] != [b"200"]:
+                        _body_or_problem(self.where, head + b"\r\n" + answer.read(1 << 20))
+                        return
+                    for line in answer:
+                        if line.startswith(b"data: ") and b'"id":' in line:
+                            yield _decode(line[6:], Event)
+            except TimeoutError as error:
+                raise _slow(self.where, _SILENCE_SECONDS) from error
+            except OSError as error:
+                raise _unreachable(self.where, error) from error
 
     # -- wishes -----------------------------------------------------------------------------------
 
@@ -160,14 +217,42 @@ class Client:
             raise _other_version(error) from error
 
     def _wish(self, method: str, path: str, wish: dict[str, Any] | None) -> Change:
-        body = None if wish is None else msgspec.json.encode(wish)
-        return _decode(self._exchange(method, path, body, _ANSWER_SECONDS), Change)
+        body = b"" if wish is None else msgspec.json.encode(wish)
+        request = self._request(method, path, body, os.urandom(16).hex())
+        connection = _connect(self.where, _ANSWER_SECONDS)  # no daemon: nothing was lost
+        try:
+            return _decode(self._converse(connection, request, _ANSWER_SECONDS), Change)
+        except Temporary as problem:
+            if problem.code not in _LOST:
+                raise
+            return _decode(self._once_more(request, problem), Change)
+
+    def _once_more(self, request: bytes, lost: Temporary) -> bytes:
+        """Send a wish again whose answer was lost, until there is one or patience ends."""
+        deadline = time.monotonic() + self.patience_seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
+            try:
+                connection = _connect(self.where, _ANSWER_SECONDS)
+                return self._converse(connection, request, _ANSWER_SECONDS)
+            except Temporary as problem:
+                if problem.code not in _LOST:
+                    raise
+                lost = problem
+        raise Temporary(
+            lost.code,
+            f"{lost.message}; whether the wish was accepted is not known",
+            hint="poold changes shows it, once the daemon answers",
+        ) from lost
 
     def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> bytes:
         """Send one request and return the answer's body, or raise the problem it carries."""
-        request = self._request(method, path, body or b"")
+        request = self._request(method, path, body or b"", "")
+        return self._converse(_connect(self.where, seconds), request, seconds)
+
+    def _converse(self, connection: socket.socket, request: bytes, seconds: float) -> bytes:
         raw = bytearray()
-        with _connect(self.where, seconds) as connection:
+        with connection:
             try:
                 # A server that refuses early (a body too large) may close before it read all.
                 with contextlib.suppress(BrokenPipeError):
@@ -177,22 +262,20 @@ class Client:
                     if len(raw) > _LARGEST_ANSWER_BYTES:
                         raise _garbled(self.where, "it is too long")
             except TimeoutError as error:
-                raise Temporary(
-                    "daemon.slow",
-                    f"cannot get an answer from {_named(self.where)} within {seconds:.0f} s",
-                    hint="it may be busy or stuck: journalctl -u poold",
-                ) from error
+                raise _slow(self.where, seconds) from error
             except OSError as error:
                 raise _unreachable(self.where, error) from error
         return _body_or_problem(self.where, bytes(raw))
 
-    def _request(self, method: str, path: str, body: bytes) -> bytes:
+    def _request(self, method: str, path: str, body: bytes, key: str) -> bytes:
         headers = {"Host": urlsplit(self.where.url).netloc or "poold", "Accept": "application/json"}
         if self.where.token_file and self.where.url:
             headers["Authorization"] = f"Bearer {_token(self.where.token_file)}"
         if method != "GET":
             headers["Content-Type"] = "application/json"
             headers["Content-Length"] = str(len(body))
+        if key:
+            headers["Idempotency-Key"] = key
         base = urlsplit(self.where.url).path.rstrip("/")
         lines = [f"{method} {base}{path} HTTP/1.0", *(f"{k}: {v}" for k, v in headers.items())]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
@@ -325,6 +408,14 @@ def _token(file: str) -> str:
 
 def _named(where: Where) -> str:
     return f"the daemon at {where.url or where.socket}"
+
+
+def _slow(where: Where, seconds: float) -> Temporary:
+    return Temporary(
+        "daemon.slow",
+        f"cannot get an answer from {_named(where)} within {seconds:.0f} s",
+        hint="it may be busy or stuck: journalctl -u poold",
+    )
 
 
 def _garbled(where: Where, why: str) -> Problem:

@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
-from poold import config as configuration
+from poold import __version__, config as configuration
 from poold.agent.messages import Logs
 from poold.api.app import build_app
 from poold.api.serve import Listener, serve_tcp, serve_unix
@@ -74,6 +74,7 @@ async def serve(path: Path, *, notifier: Notifier | None = None) -> None:
     stop, reload = _on_signals(signal.SIGTERM, signal.SIGINT), _on_signals(signal.SIGHUP)
     async with _parts(config) as parts, _listening(parts):
         LOG.info("serving", extra={"action": "serving", "config": str(path)})
+        parts.store.events.add("daemon.started", f"poold {__version__} serves {path}")
         notifier.ready()
         reloader = _reloader(parts, path, notifier)
         try:
@@ -169,6 +170,7 @@ async def _listening(parts: Parts) -> AsyncIterator[None]:
         examine=lambda: examine_hosts(parts.links),
         metrics=parts.metrics.page,
         token=lambda: _token(parts.config.daemon.token_file),
+        explain=parts.loop.explain,
     )
     path = Path(config.socket)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,16 @@ def actor(request: web.Request, route: Route, ports: Ports) -> str:
     return "token"
 
 
+def origin(request: web.Request) -> str:
+    """Return from where somebody asks: "unix pid:4711" or "tcp 192.0.2.7"."""
+    transport = request.transport
+    peer: socket.socket | None = transport.get_extra_info("socket") if transport else None
+    if peer is not None and peer.family == socket.AF_UNIX:
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        return f"unix pid:{_UCRED.unpack(credentials)[0]}"
+    return f"tcp {request.remote or 'unknown'}"
+
+
 def _check_token(authorization: str, token: str | None) -> None:
     if not token:
         raise Refused(

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from poold.agent.messages import Finding
-from poold.api import access, openapi, problems
+from poold.api import access, once, openapi, problems, stream
 from poold.api.messages import check_name, check_reason
 from poold.api.ports import (
     ConfigPort,
@@ -25,8 +25,9 @@ from poold.api.ports import (
     WorldPort,
 )
 from poold.api.routes import ROUTES, Route
-from poold.api.views import Answer, Call
+from poold.api.views import Answer, Call, Stream
 from poold.errors import Problem, Refused
+from poold.model.events import Explanation
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def build_app(
     metrics: Callable[[], tuple[bytes, str]],
     token: Callable[[], str | None],
     host_control: HostControlPort,
+    explain: Callable[[str], Explanation],
 ) -> web.Application:
     """Put the API together; it can be served on several sockets (`poold.api.serve`)."""
     ports = Ports(
@@ -60,6 +62,7 @@ def build_app(
         metrics=metrics,
         token=token,
         host_control=host_control,
+        explain=explain,
     )
     app = web.Application(middlewares=[_problems_as_documents], client_max_size=LARGEST_BODY_BYTES)
     app[PORTS] = ports
@@ -88,8 +91,15 @@ def _handler(route: Route) -> Handler:
             query=_query(route, request),
             body=await _body(route, request),
             actor=actor,
+            origin=access.origin(request),
+            headers={n: request.headers[n] for n in route.headers if n in request.headers},
         )
-        return _respond(await route.view(ports, call))
+        if route.changes_something:
+            return _respond(once.accept(ports, route, call, request.path))
+        answer = await route.view(ports, call)
+        if isinstance(answer, Stream):
+            return await stream.send(request, answer)
+        return _respond(answer)
 
     return handle
 
@@ -185,6 +195,8 @@ def _sentence(error: Exception) -> str:
 def _respond(answer: Answer) -> web.Response:
     headers = {"Location": answer.location} if answer.location else {}
     headers["Cache-Control"] = "no-store"
+    if answer.etag:
+        headers["ETag"] = answer.etag
     if isinstance(answer.value, bytes):
         headers["Content-Type"] = answer.content_type
         return web.Response(body=answer.value, status=answer.status, headers=headers)

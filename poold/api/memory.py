@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,8 +17,10 @@ from aiohttp import web
 
 from poold.agent.messages import Finding
 from poold.api.app import build_app
+from poold.api.memory_logs import MemoryCalls, MemoryEvents
 from poold.errors import Permanent, Problem, Refused, Temporary
 from poold.model.application import Application
+from poold.model.events import Because, Explanation
 from poold.model.fleet import (
     ActionId,
     Change,
@@ -70,6 +73,8 @@ class MemoryFleet:
     def __post_init__(self) -> None:
         self.config = MemoryConfig({pool.name: pool for pool in self.configured})
         self._desired = {pool.name: pool.replicas for pool in self.configured}
+        self.events = MemoryEvents()
+        self.calls = MemoryCalls(self._pool_of)
 
     # -- control ----------------------------------------------------------------------------------
 
@@ -137,6 +142,14 @@ class MemoryFleet:
         return self._accept(self._pool(pool).name, "checkpoint", {}, actor, reason)
 
     # -- store ------------------------------------------------------------------------------------
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Do nothing: nothing is kept."""
+        return nullcontext()
+
+    def _pool_of(self, replica: str) -> str | None:
+        known = self._replicas.get(replica)
+        return known.pool if known else None
 
     def change(self, id: ChangeId, /) -> Change | None:  # noqa: A002
         """Return one change."""
@@ -224,6 +237,27 @@ class MemoryFleet:
         """End the change with a reason."""
         self._update(id, state="failed", problem=problem.to_json(), settled_at=time.time())
 
+    def explain(self, pool: str) -> Explanation:
+        """Say how a pool is, and hardly why."""
+        status = self._status(self._pool(pool))
+        because = tuple(
+            Because("replica", one.name, one.state, f"{one.name} is {one.state} on {one.host}")
+            for one in self._of(pool)
+        )
+        waits = tuple(
+            f"change {one.id}: {one.progress or 'waiting for its turn'}"
+            for one in self._changes
+            if one.pool == pool and one.state == "pending"
+        )
+        return Explanation(
+            pool=pool,
+            at=time.time(),
+            sentence=status.sentence,
+            waits_for=waits,
+            because=because,
+            events=self.events.newest(pool=pool, limit=5),
+        )
+
     async def examine(self) -> dict[str, tuple[Finding, ...]]:
         """Find a warning on each host."""
         warning = Finding("skew", "warning", "clock is 3 s behind", "ages are wrong", "run NTP")
@@ -263,6 +297,11 @@ class MemoryFleet:
         if state == "settled":
             change = replace(change, state="settled", settled_at=change.created_at)
         self._changes.append(change)
+        self._tell_of(change, "accepted")
+        if change.state == "pending":
+            self.calls.revisions[pool] = self.calls.revision(pool) + 1
+        else:
+            self._tell_of(change, change.state)
         if self.pace_seconds is not None and change.state == "pending":
             self._play(change.id, self.pace_seconds)
         return change
@@ -284,9 +323,16 @@ class MemoryFleet:
 
     def _update(self, id: ChangeId, **fields: object) -> None:  # noqa: A002
         known = self._changes[id - 1]
-        self._changes[id - 1] = replace(known, seq=known.seq + 1, **fields)  # type: ignore[arg-type]
+        changed = replace(known, seq=known.seq + 1, **fields)  # type: ignore[arg-type]
+        self._changes[id - 1] = changed
+        if changed.state != "pending":
+            self._tell_of(changed, changed.state)
         self._news.set()
         self._news = asyncio.Event()
+
+    def _tell_of(self, change: Change, what: str) -> None:
+        text = f"{change.kind} of {change.pool} is {what} as change {change.id}"
+        self.events.add(f"change.{what}", text, pool=change.pool, change=change.id)
 
     def _apply(self, change: Change) -> None:
         pool = self.config.pools[change.pool]
@@ -353,6 +399,7 @@ def app_over(fleet: MemoryFleet, *, token: str | None = None) -> web.Application
         examine=fleet.examine,
         metrics=lambda: (b"# nothing measured\n", "text/plain; version=0.0.4"),
         token=lambda: token,
+        explain=fleet.explain,
     )
 
 

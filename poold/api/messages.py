@@ -13,6 +13,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from poold.agent.messages import Finding
+from poold.model.events import AcceptedCall, Event
 from poold.model.fleet import (
     Change,
     Generation,
@@ -178,6 +179,20 @@ class ChangeList(Struct, frozen=True):
     """Changes, the newest first."""
 
     changes: tuple[Change, ...]
+
+
+class EventList(Struct, frozen=True, kw_only=True):
+    """Events, oldest first; `first` is the oldest that is kept (0: none), `last` the newest id."""
+
+    events: tuple[Event, ...]
+    first: int
+    last: int
+
+
+class CallList(Struct, frozen=True):
+    """Accepted changing calls, the newest first."""
+
+    calls: tuple[AcceptedCall, ...]
 
 
 class LogView(Struct, frozen=True):

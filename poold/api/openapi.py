@@ -21,12 +21,15 @@ _DESCRIPTIONS = {
     202: "Accepted and kept; Location names the change, which can be waited for.",
 }
 _LOCATION = {"description": "The change's path.", "schema": {"type": "string"}}
+_ETAG = {"description": "The revision of the pool's wish.", "schema": {"type": "string"}}
 _RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer"}}
 
 
 def problem_statuses(route: Route) -> tuple[int, ...]:
     """Return the statuses of every problem that the route may answer with."""
     statuses = {400, 500, 502, 503, *route.refusals}
+    if route.changes_something:
+        statuses |= {409, 412}
     if not route.open:
         statuses.add(401)
     if route.body is not None:
@@ -39,7 +42,8 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
     routes = tuple(routes)
     kinds: list[Any] = [ProblemView]
     for route in routes:
-        kinds += [kind for kind in (route.body, *route.answers.values()) if _has_schema(kind)]
+        used = (route.body, route.streams, *route.answers.values())
+        kinds += [kind for kind in used if _has_schema(kind)]
     unique = list(dict.fromkeys(kinds))
     schemas, components = msgspec.json.schema_components(
         unique, ref_template=_REF, schema_hook=_any_value
@@ -73,6 +77,7 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         "parameters": [
             *(_path_parameter(name) for name in route.path_parameters),
             *(_query_parameter(query) for query in route.query),
+            *(_header_parameter(name, text) for name, text in route.headers.items()),
         ],
         "responses": {
             **{str(status): _answer(route, status, schemas) for status in route.answers},
@@ -91,9 +96,13 @@ def _answer(route: Route, status: int, schemas: dict[Any, Any]) -> dict[str, Any
     content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     if kind is not bytes:
         content = {"application/json": {"schema": schemas.get(kind, {"type": "object"})}}
+    if route.streams is not None:
+        content["text/event-stream"] = {"schema": schemas[route.streams]}
     answer: dict[str, Any] = {"description": _DESCRIPTIONS[status], "content": content}
     if route.changes_something:
-        answer["headers"] = {"Location": _LOCATION}
+        answer["headers"] = {"Location": _LOCATION, "ETag": _ETAG}
+    elif route.tagged:
+        answer["headers"] = {"ETag": _ETAG}
     return answer
 
 
@@ -113,6 +122,16 @@ def _path_parameter(name: str) -> dict[str, Any]:
     if name == "change":
         schema = {"type": "integer", "minimum": 1}
     return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _header_parameter(name: str, text: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": text,
+        "schema": {"type": "string"},
+    }
 
 
 def _query_parameter(query: Query) -> dict[str, Any]:

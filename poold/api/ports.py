@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from poold.agent.messages import Finding
+from poold.model.events import AcceptedCall, Event, Explanation
 from poold.model.fleet import (
     Change,
     ChangeId,
@@ -22,6 +24,7 @@ from poold.model.fleet import (
     PoolStatus,
     Replica,
 )
+from poold.store.calls import Remembered
 
 
 class ControlPort(Protocol):
@@ -75,8 +78,66 @@ class HostControlPort(Protocol):
         """Forget a host that left the configuration."""
 
 
+class EventsPort(Protocol):
+    """What happened."""
+
+    def after(self, event: int, *, pool: str | None = None, limit: int) -> tuple[Event, ...]:
+        """Return the oldest events with a higher id, oldest first."""
+
+    def newest(self, *, pool: str | None = None, limit: int) -> tuple[Event, ...]:
+        """Return the newest events, oldest first."""
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the ids of the oldest event kept (0: none) and of the last one ever added."""
+
+    async def wait(self, event: int) -> None:
+        """Return once an event with a higher id was added."""
+
+
+class CallsPort(Protocol):
+    """What was asked for, and by whom."""
+
+    def find(self, actor: str, key: str) -> Remembered | None:
+        """Return what the actor used a key for during the last day."""
+
+    def add(
+        self,
+        *,
+        actor: str,
+        origin: str,
+        operation: str,
+        path: str,
+        request: Mapping[str, object],
+        pool: str,
+        reason: str,
+        key: str | None,
+        answer: Remembered,
+    ) -> None:
+        """Record an accepted call."""
+
+    def newest(self, *, pool: str | None = None, limit: int) -> tuple[AcceptedCall, ...]:
+        """Return the newest calls first."""
+
+    def revision(self, pool: str) -> int:
+        """Return a number that rises with everything wished of a pool."""
+
+    def pool_of(self, replica: str) -> str | None:
+        """Return the pool that wishes for a replica."""
+
+
 class StorePort(Protocol):
     """What was wished and what became of it."""
+
+    @property
+    def events(self) -> EventsPort:
+        """What happened."""
+
+    @property
+    def calls(self) -> CallsPort:
+        """What was asked for, and by whom."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Make everything inside durable at once, or nothing."""
 
     def change(self, id: ChangeId, /) -> Change | None:  # noqa: A002
         """Return one change, None where there is none of that number."""
@@ -135,4 +196,7 @@ class Ports:
     metrics: Callable[[], tuple[bytes, str]]
     token: Callable[[], str | None]
     host_control: HostControlPort
+
+
+    explain: Callable[[str], Explanation]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from poold.api import messages, views
+from poold.api import messages, stream, views
 from poold.api.ports import Ports
-from poold.api.views import Answer, Call
+from poold.api.views import Answer, Call, Stream
+from poold.model.events import Event, Explanation
 from poold.model.fleet import Change, Replica
 
-View = Callable[[Ports, Call], Awaitable[Answer]]
+View = Callable[[Ports, Call], Coroutine[Any, Any, Answer | Stream]]
 Method = Literal["GET", "PUT", "POST", "DELETE"]
 
 LONGEST_WAIT_SECONDS = 60.0
 MOST_CHANGES = 500
 MOST_LOG_LINES = 10_000
+MOST_EVENTS = 1000
+IDEMPOTENCY_KEY = "Idempotency-Key"
+IF_MATCH = "If-Match"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Route:
 
     `answers` maps statuses to the type of the body; bytes mean text. `refusals` are the statuses
     of problems beyond those that every route may answer. `open` routes need no token on TCP.
+    `streams` is the type of each server-sent event, `tagged` says that the answer has an ETag.
     """
 
     method: Method
@@ -48,6 +53,20 @@ class Route:
     query: tuple[Query, ...] = ()
     refusals: tuple[int, ...] = ()
     open: bool = False
+    streams: Any = None
+    tagged: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The request headers that it minds, and what they mean."""
+        if self.changes_something:
+            return {
+                IDEMPOTENCY_KEY: "The same key and request within a day: the same change again.",
+                IF_MATCH: "The ETag of the pool's wish; another one by now is refused with 412.",
+            }
+        if self.streams is not None:
+            return {stream.LAST_EVENT_ID: "Go on after this event; goes before `after`."}
+        return {}
 
     @property
     def operation(self) -> str:
@@ -82,11 +101,11 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/pools", views.pools, "All pools", {200: messages.PoolList}),
     Route(
         "GET", "/v1/pools/{pool}", views.pool, "One pool with its replicas",
-        {200: messages.PoolView}, refusals=(404,),
+        {200: messages.PoolView}, refusals=(404,), tagged=True,
     ),
     Route(
         "GET", "/v1/pools/{pool}/scale", views.scale, "Replicas wished, ready and allowed",
-        {200: messages.ScaleView}, refusals=(404,),
+        {200: messages.ScaleView}, refusals=(404,), tagged=True,
     ),
     Route(
         "PUT", "/v1/pools/{pool}/scale", views.put_scale, "Wish for a number of replicas",
@@ -175,5 +194,38 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/v1/hosts/{host}/remove", views.remove_host,
         "Forget a host that left the configuration: its replicas come up elsewhere",
         _WISHED, body=messages.LetGoRequest, refusals=(404, 409),
+    ),
+    Route(
+        "GET", "/v1/pools/{pool}/explain", views.explain,
+        "Why the pool is as it is and what it waits for",
+        {200: Explanation}, refusals=(404,),
+    ),
+    Route(
+        "GET", "/v1/events", stream.events,
+        "What happens, as server-sent events; with `follow=0` a list of what happened",
+        {200: messages.EventList},
+        query=(
+            _POOL,
+            Query(
+                "after", Annotated[int, Meta(ge=0, le=2**62)] | None, None,
+                "Only those with a higher id; left out, a stream begins with what happens next"
+                " and a list has the newest.",
+            ),
+            Query("follow", bool, True, "Whether to go on."),
+            Query(
+                "limit", Annotated[int, Meta(ge=1, le=MOST_EVENTS)], 100,
+                "How many at most; a stream has no end.",
+            ),
+        ),
+        streams=Event,
+    ),
+    Route(
+        "GET", "/v1/audit", views.audit,
+        "Accepted changing calls, the newest first: who, what, when, from where, why",
+        {200: messages.CallList},
+        query=(
+            _POOL,
+            Query("limit", Annotated[int, Meta(ge=1, le=MOST_CHANGES)], 50, "How many at most."),
+        ),
     ),
 )  # fmt: skip

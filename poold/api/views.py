@@ -7,11 +7,13 @@ sockets, headers or tokens.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
 from poold import __version__
 from poold.api.messages import (
+    CallList,
     ChangeList,
     CheckpointRequest,
     DoctorView,
@@ -42,6 +44,8 @@ class Call:
     query: dict[str, Any] = field(default_factory=dict)
     body: Any = None
     actor: str = ""
+    origin: str = ""
+    headers: dict[str, str] = field(default_factory=dict)  # the declared ones that were sent
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ class Answer:
     status: int = 200
     location: str = ""
     content_type: str = "application/json"
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Text that goes out as it comes, until the chunks end, the caller goes or the daemon stops."""
+
+    chunks: AsyncGenerator[bytes, None]
+    content_type: str
 
 
 async def health(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
@@ -93,7 +106,8 @@ async def pool(ports: Ports, call: Call) -> Answer:
             max=configured.max,
             keep_generations=configured.keep_generations,
             replicas=ports.world.replicas(configured.name),
-        )
+        ),
+        etag=etag(ports, configured.name),
     )
 
 
@@ -107,14 +121,15 @@ async def scale(ports: Ports, call: Call) -> Answer:
             ready=status.ready,
             min=configured.min,
             max=configured.max,
-        )
+        ),
+        etag=etag(ports, configured.name),
     )
 
 
 async def put_scale(ports: Ports, call: Call) -> Answer:
     """Wish for a number of replicas."""
     asked: ScaleRequest = call.body
-    return _accepted(
+    return accepted(
         ports.control.scale(
             call.path["pool"],
             replicas=asked.replicas,
@@ -128,7 +143,7 @@ async def put_scale(ports: Ports, call: Call) -> Answer:
 async def restore(ports: Ports, call: Call) -> Answer:
     """Wish for one more replica, by name and host where they are given."""
     asked: RestoreRequest = call.body
-    return _accepted(
+    return accepted(
         ports.control.restore(
             call.path["pool"],
             name=asked.name,
@@ -142,7 +157,7 @@ async def restore(ports: Ports, call: Call) -> Answer:
 async def checkpoint(ports: Ports, call: Call) -> Answer:
     """Wish for a new generation."""
     asked: CheckpointRequest = call.body
-    return _accepted(
+    return accepted(
         ports.control.checkpoint(call.path["pool"], actor=call.actor, reason=asked.reason)
     )
 
@@ -168,7 +183,7 @@ async def replica(ports: Ports, call: Call) -> Answer:
 
 async def remove(ports: Ports, call: Call) -> Answer:
     """Wish for one replica less: this one."""
-    return _accepted(
+    return accepted(
         ports.control.remove(
             call.path["replica"], actor=call.actor, reason=call.query["reason"] or ""
         )
@@ -178,7 +193,7 @@ async def remove(ports: Ports, call: Call) -> Answer:
 async def move(ports: Ports, call: Call) -> Answer:
     """Wish for a running replica to go on running on another host."""
     asked: MoveRequest = call.body
-    return _accepted(
+    return accepted(
         ports.control.move(call.path["replica"], to=asked.to, actor=call.actor, reason=asked.reason)
     )
 
@@ -282,7 +297,24 @@ async def _follow(ports: Ports, known: Change, after: int | None, wait_seconds: 
     return known
 
 
-def _accepted(change: Change) -> Answer:
+async def audit(ports: Ports, call: Call) -> Answer:
+    """List accepted changing calls, the newest first."""
+    found = ports.store.calls.newest(pool=call.query["pool"], limit=call.query["limit"])
+    return Answer(CallList(found))
+
+
+async def explain(ports: Ports, call: Call) -> Answer:
+    """Say why a pool is as it is and what it waits for."""
+    configured, _ = _pool(ports, call.path["pool"])
+    return Answer(ports.explain(configured.name))
+
+
+def etag(ports: Ports, pool: str) -> str:
+    """Return the tag of what is wished of a pool; other news of the pool does not change it."""
+    return f'"{ports.store.calls.revision(pool)}"'
+
+
+def accepted(change: Change) -> Answer:
     """202 for what is under way, 200 where there was nothing left to do."""
     return Answer(
         change,

@@ -46,6 +46,7 @@ from poold.reconcile.ask import READING, Asker, blocking, new_action
 from poold.reconcile.backoff import Backoff
 from poold.reconcile.fold import Fold
 from poold.reconcile.mover import Mover, Trip, progress_text
+from poold.reconcile.news import News
 from poold.reconcile.recorder import Recorder, Step
 from poold.reconcile.shown import describe
 from poold.reconcile.world import World
@@ -74,6 +75,7 @@ class Apply:
     mover: Mover
     backoff: Backoff
     recorder: Recorder
+    news: News
     config: Callable[[], Config]
     clock: Callable[[], float]
     slots: defaultdict[HostName, asyncio.Semaphore]
@@ -84,18 +86,22 @@ class Apply:
         if not isinstance(action, BringUp):
             return
         before = self.store.assignment(action.name)
-        self.store.put_assignment(
-            Assignment(
-                name=action.name,
-                pool=pool.name,
-                host=action.host,
-                since=before.since if before else self.clock(),
-                rung=action.rung,
-                failed_rungs=action.failed_rungs,
-                reason=action.reason,
+        falls_back = bool(action.failed_rungs or (action.digest is None and action.reason))
+        with self.store.transaction():
+            self.store.put_assignment(
+                Assignment(
+                    name=action.name,
+                    pool=pool.name,
+                    host=action.host,
+                    since=before.since if before else self.clock(),
+                    rung=action.rung,
+                    failed_rungs=action.failed_rungs,
+                    reason=action.reason,
+                )
             )
-        )
-        if action.failed_rungs or (action.digest is None and action.reason):
+            if falls_back:
+                self.news.fell_back(pool.name, action)
+        if falls_back:
             step: Step = "cold" if action.digest is None else "previous-generation"
             self.recorder.fell_back(pool.name, step)
 

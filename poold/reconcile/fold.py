@@ -34,6 +34,7 @@ from poold.reconcile.actions import (
 )
 from poold.reconcile.ask import blocking, passing
 from poold.reconcile.backoff import Backoff
+from poold.reconcile.news import News
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.world import World
 from poold.store import Assignment, Intent, Store
@@ -55,12 +56,14 @@ class Fold:
         world: World,
         backoff: Backoff,
         recorder: Recorder,
+        news: News,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._world = world
         self._backoff = backoff
         self._recorder = recorder
+        self._news = news
         self._clock = clock
 
     def answered(self, intent: Intent, answer: Any) -> None:
@@ -74,7 +77,10 @@ class Fold:
                 self._world.started(intent.host, intent.pool, answer, "")
                 self._backoff.worked(intent.pool, intent.subject)
             case Remove():
-                self._close(intent)
+                with self._store.transaction():
+                    self._close(intent)
+                    if answer.changed:
+                        self._news.removed(intent, request.name)
                 self._world.gone(intent.host, request.name, request.container_id)
                 self._backoff.worked(intent.pool, removal_key(request.name))
                 LOG.info("removed %s", request.name, extra=_extra("removed", intent))
@@ -109,7 +115,9 @@ class Fold:
                 self._world.unsure(intent.host, request.name)
                 self._note(intent, removal_key(request.name), problem)
             case Build():
-                self._close(intent)
+                with self._store.transaction():
+                    self._close(intent)
+                    self._news.build_failed(intent, problem)
                 self._recorder.checkpoint_built(
                     intent.pool,
                     outcome="failure",
@@ -150,6 +158,7 @@ class Fold:
                 self._store.put_assignment(
                     replace(before, started=started, failed_rungs=(), generation=number)
                 )
+                self._news.came_up(intent, started, number)
         self._world.started(intent.host, intent.pool, started, digest)
         self._backoff.worked(intent.pool, intent.subject)
         self._backoff.worked(intent.pool, avoid_key(started.name, intent.host))
@@ -188,6 +197,7 @@ class Fold:
                         reason=self._why(intent.pool, before, request, problem, definite),
                     )
                 )
+                self._news.start_failed(intent, name, rung, problem)
         self._world.unsure(intent.host, name)
         self._backoff.failed(intent.pool, intent.subject, problem, definite=definite)
         if COLD in lost:
@@ -233,6 +243,7 @@ class Fold:
         with self._store.transaction():
             self._close(intent)
             number = self._store.add_generation(intent.pool, sealed, intent.host)
+            self._news.proven(intent, number, sealed)
         size_bytes = manifest.archive_bytes + manifest.packed_bytes
         self._world.staged(intent.host, intent.pool, sealed.digest, size_bytes)
         self._backoff.worked(intent.pool, build_subject(manifest.fingerprint))

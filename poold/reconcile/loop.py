@@ -15,7 +15,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from poold.agent.messages import Event, LivenessCheck, Observe
 from poold.config import Config
 from poold.errors import Permanent, Problem, Temporary
 from poold.hosts.base import HostLink
+from poold.model.events import Explanation
 from poold.model.fleet import HostName, PoolName
 from poold.reconcile.actions import (
     AdvanceMove,
@@ -35,8 +36,10 @@ from poold.reconcile.apply import PER_HOST, Apply
 from poold.reconcile.ask import Asker
 from poold.reconcile.backoff import Backoff
 from poold.reconcile.deaths import Deaths
+from poold.reconcile.explain import explain
 from poold.reconcile.fold import Fold
 from poold.reconcile.mover import Mover
+from poold.reconcile.news import News
 from poold.reconcile.plan import Plan, plan
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.records import Records
@@ -45,6 +48,7 @@ from poold.reconcile.snapshot import Snapshot
 from poold.reconcile.world import World
 from poold.store import Intent, Store
 
+EXPLAINED_EVENTS = 8
 LOG = logging.getLogger(__name__)
 Doing = Callable[[], Awaitable[None]]
 
@@ -96,13 +100,22 @@ class Loop:
             fenced=lambda host: host in store.hosts.fenced(),
         )
         self._recorder = recorder
-        fold = Fold(store=store, world=world, backoff=self._backoff, recorder=recorder, clock=clock)
+        self._news = News(store.events)
+        fold = Fold(
+            store=store,
+            world=world,
+            backoff=self._backoff,
+            recorder=recorder,
+            news=self._news,
+            clock=clock,
+        )
         mover = Mover(
             store=store,
             world=world,
             asker=self._asker,
             backoff=self._backoff,
             recorder=recorder,
+            news=self._news,
             clock=clock,
             ended=self._show_ended,
         )
@@ -114,12 +127,15 @@ class Loop:
             mover=mover,
             backoff=self._backoff,
             recorder=recorder,
+            news=self._news,
             config=config,
             clock=clock,
             slots=defaultdict(lambda: asyncio.Semaphore(PER_HOST)),
             receiving=defaultdict(asyncio.Lock),
         )
-        self._records = Records(store=store, world=world, config=config, clock=clock)
+        self._records = Records(
+            store=store, world=world, config=config, clock=clock, news=self._news
+        )
         self._jobs: dict[tuple[PoolName, str], tuple[str, asyncio.Task[None]]] = {}
         self._wakes: defaultdict[PoolName, asyncio.Event] = defaultdict(asyncio.Event)
         self._looks: defaultdict[HostName, asyncio.Event] = defaultdict(asyncio.Event)
@@ -252,6 +268,7 @@ class Loop:
                 if seen.startswith("up "):
                     self._world.lost(host)
                 seen, asked = status, True
+                self._news.hosts(self._world.hosts())
                 self._wake_all()
             if link.status.state == "up" and (asked or time.monotonic() >= due):
                 heard = await self.observe(host)
@@ -275,6 +292,7 @@ class Loop:
         else:
             self._world.observed(host, token, seen)
             heard = True
+        self._news.hosts(self._world.hosts())
         self._wake_all()
         return heard
 
@@ -311,8 +329,10 @@ class Loop:
 
     def _decide(self, pool: PoolName) -> Plan:
         for _ in range(BOOK_ROUNDS):
-            decided = plan(self._snapshot(pool, self._busy(pool)), self._clock())
+            snapshot = self._snapshot(pool, self._busy(pool))
+            decided = plan(snapshot, self._clock())
             if not decided.books:
+                self._news.seen(snapshot)
                 return decided
             self._records.write(pool, decided.books)
         raise Permanent("loop.books", f"cannot settle the books of {pool}: please report it")
@@ -323,6 +343,28 @@ class Loop:
         for death in self._deaths.look(snapshot, self._clock()):
             LOG.warning("%s", death, extra={"action": "died", "pool": pool, "replica": death.name})
         return self._deaths.with_waits(snapshot)
+
+    def explain(self, name: str) -> Explanation:
+        """Say why a pool is as it is and what it waits for; asks no host, changes nothing."""
+        pool, now = PoolName(name), self._clock()
+        snapshot = self._deaths.with_waits(
+            self._records.snapshot(pool, busy=self._busy(pool), retries=self._backoff.of(pool))
+        )
+        decided = plan(snapshot, now)
+        if decided.books:  # about to be written; until then it is shown as it was
+            shown = next((s for s in self._world.pools() if s.name == name), None)
+            decided = replace(
+                decided,
+                replicas=self._world.replicas(name),
+                sentence=shown.sentence if shown else f"{name} is looked at",
+            )
+        return explain(
+            snapshot,
+            decided,
+            now,
+            revision=self._store.calls.revision(name),
+            events=self._store.events.newest(pool=name, limit=EXPLAINED_EVENTS),
+        )
 
     def _show_ended(self, pool: PoolName, subject: str) -> None:
         """Show a pool as it is when an action that is about to end will have ended."""

@@ -40,6 +40,7 @@ from poold.reconcile.move import (
     after_fence,
     after_success,
 )
+from poold.reconcile.news import News
 from poold.reconcile.recorder import Outcome, Recorder
 from poold.reconcile.world import World
 from poold.store import Assignment, Garbage, Move, Store, Wish
@@ -82,6 +83,7 @@ class Mover:
         asker: Asker,
         backoff: Backoff,
         recorder: Recorder,
+        news: News,
         clock: Callable[[], float],
         ended: Callable[[PoolName, str], None],
     ) -> None:
@@ -95,6 +97,7 @@ class Mover:
         self._asker = asker
         self._backoff = backoff
         self._recorder = recorder
+        self._news = news
         self._clock = clock
 
     async def advance(self, move: Move, trip: Trip) -> None:
@@ -282,6 +285,7 @@ class Mover:
             if wish is not None and wish.host is not None:
                 self._store.put_wish(Wish(name=move.name, pool=move.pool, host=move.target))
             self._store.put_move(move)
+            self._news.moved(move)
         LOG.info("%s runs on %s", move.name, move.target, extra=_extra(move, "moved"))
 
     def _end(self, ended: Ended) -> None:

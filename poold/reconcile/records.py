@@ -23,6 +23,7 @@ from poold.reconcile.actions import (
     restore_rung,
 )
 from poold.reconcile.move import action_of
+from poold.reconcile.news import News
 from poold.reconcile.plan import Plan
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.reconcile.world import World
@@ -37,6 +38,7 @@ class Records:
     world: World
     config: Callable[[], Config]
     clock: Callable[[], float]
+    news: News
 
     def names(self) -> tuple[str, ...]:
         """Return every name that is ours to use, so that foreign containers with one are seen."""
@@ -113,11 +115,14 @@ class Records:
                     self.store.put_wish(Wish(name=name, pool=pool))
                 self.store.first_wished(pool)
             case Adopt(host, fact):
-                self.store.put_assignment(self._adopted(pool, host, fact))
+                adopted = self._adopted(pool, host, fact)
+                self.store.put_assignment(adopted)
+                self.news.adopted(adopted)
             case Forget(name, host):
                 self.store.drop_assignment(name, host)
             case Retire(number, digest, hosts):
                 self.store.retire_generation(pool, number, digest, hosts)
+                self.news.retired(pool, number)
 
     def _adopted(self, pool: PoolName, host: HostName, fact: ContainerFact) -> Assignment:
         digest = Digest(fact.digest)

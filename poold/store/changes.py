@@ -118,11 +118,11 @@ class Changes:
         progress: str,
         problem: Mapping[str, object] | None = None,
         phases: Phases | None = None,
-    ) -> None:
-        """Settle or fail a pending change; one that ended already stays as it is."""
+    ) -> bool:
+        """Settle or fail a pending change; one that ended already stays as it is: False."""
         before = self.get(change)
         if before is None or before.state != "pending":
-            return
+            return False
         self._database.run(
             "change_end",
             id=change,
@@ -133,6 +133,7 @@ class Changes:
             phases=json.dumps({**before.phases, **(phases or {})}),
             settled_at=self._clock(),
         )
+        return True
 
     def ended(self, change: ChangeId) -> None:
         """Let go of a change's news and wake those who wait; call it after the commit."""

@@ -32,9 +32,11 @@ from poold.model.fleet import (
     PoolName,
     ReplicaName,
 )
+from poold.store.calls import Calls
 from poold.store.changes import Changes
 from poold.store.database import Database
 from poold.store.hosts import HostMarks
+from poold.store.events import Events
 from poold.store.records import Assignment, Garbage, Intent, Move, Wish
 
 T = TypeVar("T")
@@ -61,6 +63,8 @@ class Store:
         self._clock = clock
         self._changes = Changes(self._database, clock)
         self.hosts = HostMarks(self._database, clock)
+        self.events = Events(self._database, clock)
+        self.calls = Calls(self._database, clock)
         self._listeners: list[Callable[[PoolName], None]] = []
         self._ended: list[ChangeId] = []
 
@@ -119,8 +123,30 @@ class Store:
         done: bool = False,
     ) -> Change:
         """Record an accepted wish; `done` where there is nothing to do for it."""
-        return self._changes.add(
-            pool=pool, kind=kind, wish=wish, actor=actor, reason=reason, done=done
+        with self.transaction():
+            change = self._changes.add(
+                pool=pool, kind=kind, wish=wish, actor=actor, reason=reason, done=done
+            )
+            self.events.add(
+                "change.accepted",
+                f"{kind} of {pool} is accepted as change {change.id}, wished by {actor}"
+                + (f": {reason}" if reason else ""),
+                pool=pool,
+                change=change.id,
+                data={"kind": kind, "wish": wish, "actor": actor, "reason": reason},
+            )
+            if done:
+                self._say_ended(change)
+        return change
+
+    def _say_ended(self, change: Change) -> None:
+        problem = {key: text for key, text in (change.problem or {}).items() if key != "detail"}
+        self.events.add(
+            f"change.{change.state}",
+            f"change {change.id} is {change.state}: {change.progress}",
+            pool=change.pool,
+            change=change.id,
+            data={"kind": change.kind, "phases": change.phases, "problem": problem or None},
         )
 
     def tell(self, change: ChangeId, progress: str) -> None:
@@ -138,7 +164,11 @@ class Store:
     ) -> None:
         """Settle or fail a pending change."""
         with self.transaction():
-            self._changes.end(change, state, progress=progress, problem=problem, phases=phases)
+            ended = self._changes.end(
+                change, state, progress=progress, problem=problem, phases=phases
+            )
+            if ended:
+                self._say_ended(self._changes.must(change))
             self._ended.append(change)
 
     # -- pools and wishes -------------------------------------------------------------------------

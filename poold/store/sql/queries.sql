@@ -160,3 +160,48 @@ SELECT host FROM assignments UNION SELECT host FROM intents UNION SELECT host FR
 UNION SELECT host FROM introductions UNION SELECT host FROM host_marks
 UNION SELECT source FROM moves UNION SELECT target FROM moves
 UNION SELECT host FROM wishes WHERE host IS NOT NULL;
+
+-- name: event_add
+INSERT INTO events (at, kind, text, pool, replica, host, change_id, data)
+VALUES (:at, :kind, :text, :pool, :replica, :host, :change_id, :data);
+
+-- name: events_after
+SELECT * FROM events WHERE id > :after AND (:pool IS NULL OR pool = :pool)
+ORDER BY id LIMIT :limit;
+
+-- name: events_newest
+SELECT * FROM events WHERE :pool IS NULL OR pool = :pool ORDER BY id DESC LIMIT :limit;
+
+-- name: events_bounds
+SELECT coalesce((SELECT min(id) FROM events), 0) AS first,
+       coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) AS last;
+
+-- name: events_prune
+DELETE FROM events WHERE at < :oldest OR id <= (SELECT max(id) FROM events) - :keep;
+
+-- name: call_add
+INSERT INTO calls (at, actor, origin, operation, path, request, pool, reason, change_id,
+                   key, fingerprint, status, body)
+VALUES (:at, :actor, :origin, :operation, :path, :request, :pool, :reason, :change_id,
+        :key, :fingerprint, :status, :body);
+
+-- name: call_by_key
+SELECT fingerprint, change_id, status, body FROM calls
+WHERE actor = :actor AND key = :key AND at > :oldest;
+
+-- name: calls_newest
+SELECT id, at, actor, origin, operation, path, request, pool, reason, change_id FROM calls
+WHERE :pool IS NULL OR pool = :pool ORDER BY id DESC LIMIT :limit;
+
+-- name: calls_forget_keys
+UPDATE calls SET key = NULL, fingerprint = NULL, status = NULL, body = NULL
+WHERE key IS NOT NULL AND at <= :oldest;
+
+-- name: calls_prune
+DELETE FROM calls WHERE id <= (SELECT max(id) FROM calls) - :keep;
+
+-- name: revision_get
+SELECT number FROM revisions WHERE pool = :pool;
+
+-- name: wish_get
+SELECT * FROM wishes WHERE name = :name;

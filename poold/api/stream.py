@@ -1,0 +1,129 @@
+"""Events as they happen (server-sent events), and as a list.
+
+Flows in: where to begin. Flows out: text, as fast as the reader takes it: nothing is kept for him
+here, the store is the buffer. A reader who takes too little is dropped and comes back with the id
+that he saw last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator
+
+import msgspec
+from aiohttp import web
+
+from poold.api.messages import EventList
+from poold.api.ports import Ports
+from poold.api.views import Answer, Call, Stream
+from poold.errors import Refused
+from poold.model.events import Event
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 15.0
+WRITE_SECONDS = 20.0  # for a reader to take what is in the buffers (64 kB here, and the kernel's)
+BATCH = 100
+LAST_EVENT_ID = "Last-Event-ID"
+_RECONNECT = b"retry: 1000\n\n"
+_HEARTBEAT = b": still here\n\n"
+
+
+async def events(ports: Ports, call: Call) -> Answer | Stream:
+    """Follow what happens, or list it."""
+    pool, after = call.query["pool"], _after(call)
+    log_ = ports.store.events
+    if call.query["follow"]:
+        return Stream(follow(ports, pool, after), "text/event-stream")
+    limit: int = call.query["limit"]
+    if after is None:
+        found = log_.newest(pool=pool, limit=limit)
+    else:
+        found = log_.after(after, pool=pool, limit=limit)
+    first, last = log_.bounds()
+    return Answer(EventList(events=found, first=first, last=last))
+
+
+def _after(call: Call) -> int | None:
+    """Return the id to go on after; what a reconnecting reader says goes before the address."""
+    text = call.headers.get(LAST_EVENT_ID, "")
+    if not text:
+        number: int | None = call.query["after"]
+        return number
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise Refused(
+            "request.bad-header",
+            f"cannot use {LAST_EVENT_ID}: {text[:40]!r}: it is no event's number",
+            hint="send the id of the last event that was seen, or leave the header out",
+        )
+    return int(text)
+
+
+async def follow(
+    ports: Ports,
+    pool: str | None,
+    after: int | None,
+    *,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+) -> AsyncGenerator[bytes, None]:
+    """Give what happens after an id, or from now on; a comment where nothing does for so long."""
+    log_ = ports.store.events
+    first, last = log_.bounds()
+    cursor = last if after is None else after
+    yield _RECONNECT
+    if cursor > last or 0 < cursor < first - 1:
+        yield b"event: gap\ndata: %b\n\n" % msgspec.json.encode({"after": cursor, "first": first})
+        cursor = 0
+    while not ports.stopping.is_set():
+        found = log_.after(cursor, pool=pool, limit=BATCH)
+        _, last = log_.bounds()
+        cursor = found[-1].id if len(found) == BATCH else max(cursor, last)
+        if found:
+            yield b"".join(map(_encode, found))
+        elif not await _news(ports, cursor, heartbeat_seconds):
+            yield _HEARTBEAT
+
+
+def _encode(event: Event) -> bytes:
+    # No event name: a browser's EventSource gives those only to who knows them beforehand.
+    return b"id: %d\ndata: %b\n\n" % (event.id, msgspec.json.encode(event))
+
+
+async def _news(ports: Ports, cursor: int, heartbeat_seconds: float) -> bool:
+    """Wait for an event or the daemon's stop; False when a heartbeat is due first."""
+    waiting = asyncio.ensure_future(ports.store.events.wait(cursor))
+    stopping = asyncio.ensure_future(ports.stopping.wait())
+    try:
+        done, _ = await asyncio.wait(
+            {waiting, stopping},
+            timeout=heartbeat_seconds,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        return bool(done)
+    finally:
+        for task in (waiting, stopping):
+            task.cancel()
+        await asyncio.gather(waiting, stopping, return_exceptions=True)
+
+
+async def send(
+    request: web.Request, stream: Stream, *, write_seconds: float = WRITE_SECONDS
+) -> web.StreamResponse:
+    """Send a stream to its end; a caller who does not take it is cut off."""
+    response = web.StreamResponse(
+        headers={"Content-Type": stream.content_type, "Cache-Control": "no-store"}
+    )
+    await response.prepare(request)
+    async with contextlib.aclosing(stream.chunks) as chunks:
+        async for chunk in chunks:
+            try:
+                async with asyncio.timeout(write_seconds):
+                    await response.write(chunk)
+            except TimeoutError:
+                log.info("a reader of events is too slow", extra={"action": "reader_dropped"})
+                if request.transport is not None:
+                    request.transport.abort()
+                break
+    return response

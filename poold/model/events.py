@@ -1,0 +1,88 @@
+"""What happened, what was asked, and why a pool is as it is: values for readers.
+
+Standard library only and Python 3.9. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Optional
+
+EventKind = Literal[
+    "change.accepted",
+    "change.settled",
+    "change.failed",
+    "replica.ready",
+    "replica.lost",  # it ran, nobody wished it away, and it runs no more
+    "replica.removed",
+    "replica.moved",
+    "replica.adopted",
+    "replica.start-failed",
+    "fallback",  # a step down the ladder was taken
+    "generation.proven",
+    "generation.failed",
+    "generation.retired",
+    "host.up",
+    "host.lost",
+    "daemon.started",
+]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened. Ids rise; those of old events are never given again.
+
+    `kind` is one of EventKind, and later ones: readers must not fail at a kind they do not know.
+    """
+
+    id: int
+    at: float
+    kind: str
+    text: str  # one sentence
+    pool: str = ""
+    replica: str = ""
+    host: str = ""
+    change: Optional[int] = None
+    data: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AcceptedCall:
+    """A changing call that was accepted: who asked for what, when, from where and why."""
+
+    id: int
+    at: float
+    actor: str  # "uid:0" on the unix socket, "token" over TCP
+    origin: str  # "unix pid:4711", "tcp 192.0.2.7"
+    operation: str  # the route's name, as in the OpenAPI document
+    path: str
+    request: dict[str, object] = field(default_factory=dict)
+    pool: str = ""
+    reason: str = ""
+    change: Optional[int] = None
+
+
+Topic = Literal["wish", "generation", "replica", "host", "change"]
+
+
+@dataclass(frozen=True)
+class Because:
+    """How one thing is, and why, in a sentence; `again_at` is when it is tried again."""
+
+    topic: Topic
+    subject: str
+    state: str
+    text: str
+    again_at: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a pool is as it is: `waits_for` is empty when nothing is left to do."""
+
+    pool: str
+    at: float
+    sentence: str
+    waits_for: tuple[str, ...] = ()
+    because: tuple[Because, ...] = ()
+    events: tuple[Event, ...] = ()  # the newest, oldest first

@@ -1,0 +1,252 @@
+"""Why a pool is as it is, and what it waits for, in short sentences: pure.
+
+In: a snapshot, the plan made of it, and the time. Out: an explanation. It says only what the plan
+decides by; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from poold.model.events import Because, Event, Explanation
+from poold.model.fleet import Change, Generation, Pool, Replica
+from poold.reconcile.actions import (
+    build_subject,
+    generation_subject,
+    image_subject,
+    removal_key,
+    replica_subject,
+)
+from poold.reconcile.plan import Plan
+from poold.reconcile.shown import describe
+from poold.reconcile.snapshot import HostView, Retry, Snapshot
+
+
+def explain(
+    snapshot: Snapshot, decided: Plan, now: float, *, revision: int, events: tuple[Event, ...]
+) -> Explanation:
+    """Explain one pool; `events` are its newest, `revision` is that of its wish."""
+    because = (
+        _wish(snapshot, revision),
+        *_generation(snapshot, now),
+        *(_replica(snapshot, replica, now) for replica in decided.replicas),
+        *_hosts(snapshot, now),
+        *(_change(change, now) for change in snapshot.changes),
+    )
+    return Explanation(
+        pool=snapshot.name,
+        at=now,
+        sentence=decided.sentence,
+        waits_for=tuple(_waits_for(snapshot, decided, because)),
+        because=because,
+        events=events,
+    )
+
+
+def _waits_for(snapshot: Snapshot, decided: Plan, because: tuple[Because, ...]) -> Iterator[str]:
+    """Name what is under way, and what stands still and why."""
+    doing = {**snapshot.busy, **{action.subject: describe(action) for action in decided.actions}}
+    yield from (text for _, text in sorted(doing.items()))
+    acted_on = set(doing)
+    unmoved = {
+        replica.name
+        for replica in decided.replicas
+        if replica.state != "ready" and replica_subject(replica.name) not in acted_on
+    }
+    for one in because:
+        if (one.topic == "replica" and one.subject in unmoved) or (
+            one.topic in ("generation", "host") and one.again_at is not None
+        ):
+            yield one.text
+    if snapshot.pool is not None and not snapshot.first_wished:
+        yield _introduction(snapshot, snapshot.pool)
+
+
+# -- what is wished -------------------------------------------------------------------------------
+
+
+def _wish(snapshot: Snapshot, revision: int) -> Because:
+    wished = sorted(snapshot.wished(), key=lambda name: (len(name), name))
+    pins = [f"{w.name} on {w.host}" for w in snapshot.wishes if w.host is not None]
+    if snapshot.pool is None:
+        text = f"{snapshot.name} left the configuration: what runs is left running"
+    elif not snapshot.first_wished:
+        text = _introduction(snapshot, snapshot.pool)
+    else:
+        names = f": {', '.join(wished)}" if wished else ""
+        text = f"{_count(len(wished), 'replica')} wished{names} (revision {revision})"
+        text += f"; wished on a host: {', '.join(pins)}" if pins else ""
+    return Because("wish", snapshot.name, str(len(wished)), text)
+
+
+def _introduction(snapshot: Snapshot, pool: Pool) -> str:
+    missing = sorted(set(pool.hosts) - snapshot.introduced)
+    who = f" ({', '.join(missing)})" if missing else ""
+    return f"replicas that run already are looked for first, on every host{who}"
+
+
+# -- the generation -------------------------------------------------------------------------------
+
+
+def _generation(snapshot: Snapshot, now: float) -> Iterator[Because]:
+    pool = snapshot.pool
+    if pool is None:
+        return
+    usable = snapshot.usable()
+    if usable:
+        yield _current(snapshot, pool, usable[0], now)
+    subject = build_subject(pool.application.fingerprint())
+    busy, retry = snapshot.busy.get(subject), snapshot.retries.get(subject)
+    if busy is not None:
+        yield Because("generation", "next", "building", f"a generation is made: {busy}")
+    elif retry is not None:
+        text = f"making a generation failed: {_again(retry, now)}"
+        yield Because("generation", "next", "failed", text, _due(retry, now))
+    elif not usable:
+        yield Because("generation", "next", "none", _why_none(snapshot, pool))
+
+
+def _current(snapshot: Snapshot, pool: Pool, generation: Generation, now: float) -> Because:
+    staged: list[str] = []
+    missing: list[str] = []
+    for name in pool.hosts:
+        view = snapshot.hosts.get(name)
+        known = view is not None and generation.digest in view.staged
+        (staged if known else missing).append(name)
+    text = (
+        f"generation {generation.number} is current: proven {_span(now - generation.proven_at)}"
+        f" ago on {generation.builder}, staged on {', '.join(staged) or 'no host known now'}"
+    )
+    text += f", not on {', '.join(missing)}" if missing else ""
+    return Because("generation", str(generation.number), "current", text)
+
+
+def _why_none(snapshot: Snapshot, pool: Pool) -> str:
+    what = "no generation fits the configuration" if snapshot.generations else "no generation yet"
+    builder = snapshot.hosts.get(pool.builder)
+    if builder is None or not builder.up:
+        return f"{what}, and its builder {pool.builder} is not reached"
+    if not snapshot.wishes:
+        return f"{what}: nobody wished for a replica or a checkpoint"
+    return f"{what}: {pool.builder} is to make one"
+
+
+# -- replicas -------------------------------------------------------------------------------------
+
+
+def _replica(snapshot: Snapshot, replica: Replica, now: float) -> Because:
+    where = f" on {replica.host}" if replica.host else ""
+    text = f"{replica.name} is {replica.state}{where}"
+    if replica.state == "ready":
+        text += _how(replica)
+    if replica.reason:
+        text += f": {replica.reason}"
+    elif replica.state == "waiting":
+        text += ": its turn has not come"
+    key = replica_subject(replica.name)
+    if replica.state == "removing":
+        key = removal_key(replica.name)
+    retry = snapshot.retries.get(key)
+    if retry is None or replica.state == "ready" or key in snapshot.busy:
+        return Because("replica", replica.name, replica.state, text)
+    known = retry.message in text
+    text += f"; {_next(retry, now)}" if known else f"; {_again(retry, now)}"
+    return Because("replica", replica.name, replica.state, text, _due(retry, now))
+
+
+def _how(replica: Replica) -> str:
+    if replica.method == "move":
+        return ", moved there"
+    if replica.method == "restore":
+        number = f" {replica.generation}" if replica.generation else ""
+        return f", restored from generation{number}"
+    return ", started cold" if replica.method == "cold" else ""
+
+
+# -- hosts ----------------------------------------------------------------------------------------
+
+
+def _hosts(snapshot: Snapshot, now: float) -> Iterator[Because]:
+    pool = snapshot.pool
+    holders = {assignment.host for assignment in snapshot.assignments}
+    named = {*(pool.hosts if pool else ()), *holders}
+    for name in sorted(named):
+        view = snapshot.hosts.get(name)
+        if view is None:
+            text = f"the host {name} left the configuration; its names stay reserved"
+            yield Because("host", name, "unknown", text)
+            continue
+        yield _host(snapshot, view)
+        yield from _sends(snapshot, view, now)
+
+
+def _host(snapshot: Snapshot, view: HostView) -> Because:
+    names = sorted(a.name for a in snapshot.assignments if a.host == view.name)
+    count = _count(len(names), "replica")
+    if not view.up:
+        why = f": {view.reason}" if view.reason else ""
+        kept = f"; {', '.join(names)} may run there and keep their names" if names else ""
+        return Because("host", view.name, view.state, f"{view.name} is {view.state}{why}{kept}")
+    total = len(names) + view.others
+    full = ", which is all it may have" if total >= view.max_replicas else ""
+    text = f"{view.name} is up: {count} of this pool, {view.others} of others{full}"
+    foreign = sorted(c.name for c in view.containers if not c.ours)
+    text += f"; not ours, but named like ours: {', '.join(foreign)}" if foreign else ""
+    return Because("host", view.name, "up", text)
+
+
+def _sends(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Because]:
+    """Say what could not be brought to a host."""
+    what = {
+        generation_subject(g.digest, view.name): f"generation {g.number}"
+        for g in snapshot.generations
+    }
+    if snapshot.pool is not None:
+        what[image_subject(snapshot.pool.application.image, view.name)] = "the image"
+    for subject, name in what.items():
+        retry = snapshot.retries.get(subject)
+        if retry is not None and subject not in snapshot.busy:
+            text = f"bringing {name} to {view.name} failed: {_again(retry, now)}"
+            yield Because("host", view.name, "failed", text, _due(retry, now))
+
+
+# -- changes --------------------------------------------------------------------------------------
+
+
+def _change(change: Change, now: float) -> Because:
+    why = f" ({change.reason})" if change.reason else ""
+    text = (
+        f"change {change.id}, {change.kind} by {change.actor}{why}, is pending for"
+        f" {_span(now - change.created_at)}: {change.progress or 'waiting for its turn'}"
+    )
+    return Because("change", str(change.id), change.state, text)
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def _again(retry: Retry, now: float) -> str:
+    return f"{retry.message}; {_next(retry, now)}"
+
+
+def _next(retry: Retry, now: float) -> str:
+    times = "" if retry.failures == 1 else f", failed {retry.failures} times"
+    if retry.at <= now:
+        return f"to be tried again now{times}"
+    return f"tried again in {_span(retry.at - now)}{times}"
+
+
+def _due(retry: Retry, now: float) -> float | None:
+    return retry.at if retry.at > now else None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _span(seconds: float) -> str:
+    seconds = max(0, round(seconds))
+    for unit, size, limit in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
+        if seconds < limit:
+            return f"{seconds // size} {unit}"
+    return f"{seconds // 86400} d"
