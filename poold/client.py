@@ -128,6 +128,7 @@ class Client:
     def follow(self, pool: str | None = None, *, after: int | None = None) -> Iterator[Event]:
         """Give events as they happen, until the daemon ends the stream.
 
+        Where events after `after` are not kept any more, the first one is of the kind "gap".
         Raises a Temporary when the daemon is gone or silent: go on after the last event seen.
         """
         request = self._request("GET", _path("/v1/events", pool=pool, after=after), b"", "")
@@ -139,9 +140,7 @@ class Client:
                     if head.split(b" ", 2)[1:2] != [b"200"]:
                         _body_or_problem(self.where, head + b"\r\n" + answer.read(1 << 20))
                         return
-                    for line in answer:
-                        if line.startswith(b"data: ") and b'"id":' in line:
-                            yield _decode(line[6:], Event)
+                    yield from _read_events(answer)
             except TimeoutError as error:
                 raise _slow(self.where, _SILENCE_SECONDS) from error
             except OSError as error:
@@ -279,6 +278,21 @@ class Client:
         base = urlsplit(self.where.url).path.rstrip("/")
         lines = [f"{method} {base}{path} HTTP/1.0", *(f"{k}: {v}" for k, v in headers.items())]
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def _read_events(lines: Iterable[bytes]) -> Iterator[Event]:
+    is_gap = False
+    for line in lines:
+        if line.startswith(b"event: "):
+            is_gap = line.strip() == b"event: gap"
+        elif line.startswith(b"data: "):
+            if not is_gap:
+                yield _decode(line[6:], Event)
+                continue
+            gap = _decode(line[6:], dict[str, int])
+            text = f"what happened after event {gap.get('after', 0)} is not kept any more"
+            yield Event(max(0, gap.get("first", 0) - 1), time.time(), "gap", text)
+            is_gap = False
 
 
 def is_unreachable(problem: Problem) -> bool:

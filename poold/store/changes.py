@@ -20,13 +20,17 @@ from poold.model.fleet import Change, ChangeId, ChangeKind, ChangeState, Phases
 from poold.store.database import Database
 
 NEWS_INTERVAL_SECONDS = 0.25
+KEEP_CHANGES = 20_000  # ended ones; what is pending is never forgotten
 
 
 class Changes:
     """The log of changes. `clock` counts seconds since the epoch."""
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float], *, keep: int = KEEP_CHANGES
+    ) -> None:
         self._database = database
+        self._keep = keep
         self._clock = clock
         self._news: dict[ChangeId, tuple[int, str]] = {}
         self._told_at: dict[ChangeId, float] = {}
@@ -59,6 +63,7 @@ class Changes:
             progress="nothing to do" if done else "accepted",
             settled_at=now if done else None,
         )
+        self._database.run("changes_prune", keep=self._keep)
         return self.must(ChangeId(row))
 
     def get(self, change: ChangeId) -> Change | None:

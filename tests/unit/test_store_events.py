@@ -9,6 +9,7 @@ import pytest
 
 from poold.store import Store, Wish
 from poold.store.calls import KEY_SECONDS, Calls, Remembered
+from poold.store.changes import Changes
 from poold.store.events import KEEP_SECONDS, Events
 
 
@@ -163,3 +164,16 @@ def test_the_revision_rises_with_every_wish(store):
     store.accept(pool="hello", kind="scale", wish={}, actor="x", reason="", done=True)
     assert not rises()
     assert store.calls.revision("other") == 0
+
+
+def test_ended_changes_are_bounded_and_pending_ones_stay(store, clock):
+    """The oldest ended changes are forgotten; a wish that is not done never is."""
+    changes = Changes(store._database, lambda: clock[0], keep=3)
+
+    def add(*, done):
+        return changes.add(pool="hello", kind="scale", wish={}, actor="x", reason="", done=done).id
+
+    pending = add(done=False)
+    ended = [add(done=True) for _ in range(6)]
+    kept = [change.id for change in changes.newest(None, 99)]
+    assert kept == [*reversed(ended[-3:]), pending]

@@ -77,6 +77,11 @@ SET state = :state, progress = :progress, seq = :seq, problem = :problem, phases
     settled_at = :settled_at
 WHERE id = :id AND state = 'pending';
 
+-- name: changes_prune
+DELETE FROM changes
+WHERE id <= (SELECT max(id) FROM changes) - :keep AND state != 'pending'
+  AND id NOT IN (SELECT change_id FROM moves);
+
 -- name: changes_renumber
 UPDATE changes SET seq = seq + 1000000 WHERE state = 'pending';
 

@@ -47,7 +47,7 @@ def test_events_are_followed_until_interrupted(program, daemon):
     assert json.loads(box[0])["text"] == "a is up"
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=10)
-    assert (running.returncode, errors) == (130, "")
+    assert (running.returncode, errors.strip()) == (130, "")
 
 
 def test_audit_shows_who_asked_for_what(poold):
@@ -66,6 +66,19 @@ def test_a_wish_of_the_client_carries_a_key(poold, daemon):
     first, second = client.scale("hello", delta=1), client.scale("hello", delta=1)
     assert first.id != second.id
     assert len(daemon.fleet.calls._keys) == 2
+
+
+def test_a_gap_is_shown_and_passed_over(daemon):
+    """Who comes back too late is told that something is missing, then gets what is kept."""
+    daemon.fleet.events.keep = 2
+    for number in range(5):
+        daemon.do(daemon.fleet.events.add, "host.up", str(number))
+    stream = Client(Where(socket=str(daemon.socket))).follow(after=1)
+    found = [next(stream) for _ in range(3)]
+    stream.close()
+    assert [(event.id, event.kind) for event in found] == [
+        (3, "gap"), (4, "host.up"), (5, "host.up"),
+    ]  # fmt: skip
 
 
 class Streams:
