@@ -18,6 +18,7 @@ from aiohttp import web
 from poold.agent.messages import Finding
 from poold.api.app import build_app
 from poold.api.memory_logs import MemoryCalls, MemoryEvents
+from poold.api.ports import ControlPort, StorePort
 from poold.errors import Permanent, Problem, Refused, Temporary
 from poold.model.application import Application
 from poold.model.events import Because, Explanation
@@ -385,14 +386,20 @@ class MemoryFleet:
             raise Refused("host.unknown", f"cannot find host {name}", hint="poold hosts")
 
 
-def app_over(fleet: MemoryFleet, *, token: str | None = None) -> web.Application:
-    """Put the API together over a fleet in memory."""
+def app_over(
+    fleet: MemoryFleet,
+    *,
+    token: str | None = None,
+    control: ControlPort | None = None,
+    store: StorePort | None = None,
+) -> web.Application:
+    """Put the API together over a fleet in memory, with another control or store if given."""
     from poold.api.memory_hosts import MemoryHosts
 
     return build_app(
-        control=fleet,
+        control=control or fleet,
         host_control=MemoryHosts(fleet),
-        store=fleet,
+        store=store or fleet,
         world=fleet,
         config=lambda: fleet.config,
         logs=fleet.logs,

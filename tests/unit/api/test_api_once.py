@@ -8,8 +8,7 @@ import os
 import aiohttp
 import pytest
 
-from poold.api.app import build_app
-from poold.api.memory import MemoryFleet
+from poold.api.memory import MemoryFleet, app_over
 from poold.api.serve import serve_unix
 from poold.config import Config
 from poold.control import Control
@@ -30,17 +29,8 @@ class Daemon:
 
     async def begin(self):
         self.store = Store(self.folder / "state")
-        app = build_app(
-            control=Control(store=self.store, world=self.fleet, config=lambda: self.config),
-            store=self.store,
-            world=self.fleet,
-            config=lambda: self.config,
-            logs=self.fleet.logs,
-            examine=self.fleet.examine,
-            metrics=lambda: (b"", "text/plain"),
-            token=lambda: None,
-            explain=self.fleet.explain,
-        )
+        control = Control(store=self.store, world=self.fleet, config=lambda: self.config)
+        app = app_over(self.fleet, control=control, store=self.store)
         self.listener = await serve_unix(app, self.folder / "s", 0o600)
         connector = aiohttp.UnixConnector(str(self.folder / "s"))
         self.session = aiohttp.ClientSession("http://poold", connector=connector)
