@@ -196,7 +196,5 @@ class Ports:
     metrics: Callable[[], tuple[bytes, str]]
     token: Callable[[], str | None]
     host_control: HostControlPort
-
-
     explain: Callable[[str], Explanation]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -213,20 +213,20 @@ async def cordon(ports: Ports, call: Call) -> Answer:
     """Have no new replica placed on a host."""
     asked: HostRequest = call.body
     host = call.path["host"]
-    return _accepted(ports.host_control.cordon(host, actor=call.actor, reason=asked.reason))
+    return accepted(ports.host_control.cordon(host, actor=call.actor, reason=asked.reason))
 
 
 async def uncordon(ports: Ports, call: Call) -> Answer:
     """Have replicas placed on a host again."""
     asked: HostRequest = call.body
     host = call.path["host"]
-    return _accepted(ports.host_control.uncordon(host, actor=call.actor, reason=asked.reason))
+    return accepted(ports.host_control.uncordon(host, actor=call.actor, reason=asked.reason))
 
 
 async def fence(ports: Ports, call: Call) -> Answer:
     """Take it that a host out of reach is dead."""
     asked: LetGoRequest = call.body
-    return _accepted(
+    return accepted(
         ports.host_control.fence(
             call.path["host"],
             confirmed=asked.confirmed,
@@ -239,7 +239,7 @@ async def fence(ports: Ports, call: Call) -> Answer:
 async def remove_host(ports: Ports, call: Call) -> Answer:
     """Forget a host that left the configuration."""
     asked: LetGoRequest = call.body
-    return _accepted(
+    return accepted(
         ports.host_control.remove(
             call.path["host"],
             confirmed=asked.confirmed,

@@ -35,8 +35,8 @@ from poold.model.fleet import (
 from poold.store.calls import Calls
 from poold.store.changes import Changes
 from poold.store.database import Database
-from poold.store.hosts import HostMarks
 from poold.store.events import Events
+from poold.store.hosts import HostMarks
 from poold.store.records import Assignment, Garbage, Intent, Move, Wish
 
 T = TypeVar("T")
