@@ -3,6 +3,7 @@
 #   make demo     the whole story with WildFly on two lab hosts; leaves build/demo.json
 #   make test     lint, types, layers and every test
 #   make lint     the checks that need no lab
+#   make soak     kills daemon and hosts KILLS=200 times under constant wishes; build/soak.json
 #   make lab      a lab of two hosts, left running
 #   make clean    labs, build output and the virtual environment; the lab's cache stays
 #   make lock     renew the pinned dependencies
@@ -13,8 +14,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := .ci/requirements.lock
 PYTEST_ARGS ?=
+KILLS ?= 200
+SOAK_ARGS ?=
 
-.PHONY: help setup demo test lint lab clean lock
+.PHONY: help setup demo test lint lab soak clean lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,6 +44,9 @@ test: lint
 	@mkdir -p build
 	.ci/setup --tools $(VENV)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(PYTEST_ARGS)
+
+soak: setup
+	$(BIN)/python tests/faults/soak.py --kills $(KILLS) --output build/soak.json $(SOAK_ARGS)
 
 clean:
 	-test -x $(BIN)/poold && $(BIN)/poold lab down --all

@@ -7,6 +7,7 @@ that knows prometheus-client.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from collections import Counter as Tally
@@ -259,6 +260,7 @@ class _Gauges(Collector):
                 "When the loop last went over the whole fleet.",
                 value=reconciled_at,
             )
+        yield from _task_gauge()
         yield from self._replicas()
         yield from self._checkpoints()
         yield from self._host_gauges()
@@ -330,6 +332,15 @@ class _Gauges(Collector):
             "host",
             ((host.name, host.memory_free_bytes) for host in hosts),
         )
+
+
+def _task_gauge() -> Iterator[Metric]:
+    """Count the tasks of the loop that is scraped; scraped from outside of one there are none."""
+    try:
+        tasks = len(asyncio.all_tasks())
+    except RuntimeError:
+        return
+    yield GaugeMetricFamily("poold_tasks", "Asyncio tasks of the daemon.", value=tasks)
 
 
 def _gauge(

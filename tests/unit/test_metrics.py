@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -185,3 +186,15 @@ def test_content_type_is_what_is_rendered() -> None:
     body, content_type = metrics.page()
     assert body.startswith(b"# HELP ")
     assert content_type == CONTENT_TYPE == "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def test_the_loops_own_tasks_are_counted() -> None:
+    """A scrape inside the daemon's loop counts its tasks: one that leaks shows."""
+    metrics = Metrics(version="1")
+    before = value(series(metrics), "poold_tasks")
+    assert before is not None
+    more = [asyncio.create_task(asyncio.sleep(60)) for _ in range(3)]
+    assert value(series(metrics), "poold_tasks") == before + 3
+    for task in more:
+        task.cancel()
+    await asyncio.gather(*more, return_exceptions=True)

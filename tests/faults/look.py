@@ -1,0 +1,125 @@
+"""Says, as one JSON object, everything of poold on the host it runs on; sent there as text."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+agent_dir, run_dir = Path(sys.argv[1]), Path(sys.argv[2])
+
+
+def said(*argv):
+    return subprocess.run(argv, check=False, capture_output=True, text=True).stdout
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*")) if folder.is_dir() else []
+
+
+def commands():
+    """Return the command line of each live process by its program's name."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            program = (process / "comm").read_text().strip()
+            if ") Z " in (process / "stat").read_text():
+                continue
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        found.append((program, line))
+    return found
+
+
+def running_actions():
+    """Name the actions whose record somebody holds: an agent is at them."""
+    locked = {line.split()[5].split(":")[2] for line in Path("/proc/locks").read_text().splitlines()
+              if "FLOCK" in line and "->" not in line}  # fmt: skip
+    folder = run_dir / "actions"
+    records = folder.glob("*.json") if folder.is_dir() else ()
+    return [record.stem for record in records if str(record.stat().st_ino) in locked]
+
+
+def generation(folder):
+    """Verify one folder of generations as a restore would, and byte by byte."""
+    try:
+        text = (folder / "manifest.json").read_bytes()
+        manifest = json.loads(text)
+    except (OSError, ValueError):
+        return {"manifest": False, "staged": (folder / "staged.json").exists()}
+    archive = folder / "archive.tar"
+    whole = archive.exists() and manifest["archive_sha256"] == digest(archive)
+    return {
+        "manifest": hashlib.sha256(text).hexdigest() == folder.name,
+        "pool": manifest["pool"],
+        "machine": manifest["machine"],
+        "staged": (folder / "staged.json").exists(),
+        "archive": whole,
+    }
+
+
+def digest(path):
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def readable_by_others():
+    paths = [agent_dir, *agent_dir.rglob("*")] if agent_dir.is_dir() else []
+    return [str(path) for path in paths if path.lstat().st_mode & 0o077 and not path.is_symlink()]
+
+
+def record(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+containers = [
+    {
+        "name": each["Names"][0],
+        "id": each["Id"],
+        "running": each["State"] == "running",
+        "state": each["State"],
+        "started_at": each.get("StartedAt", 0),
+        "fleet": (each.get("Labels") or {}).get("io.poold.fleet", ""),
+    }
+    for each in json.loads(said("podman", "ps", "--all", "--format", "json") or "[]")
+]
+listening = said("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()
+runc = json.loads(said("runc", "list", "--format", "json") or "null") or []
+mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+programs = commands()
+folders = agent_dir / "generations"
+print(
+    json.dumps(
+        {
+            "boot_id": Path("/proc/1/stat").read_text().split()[21],
+            "actions": running_actions(),
+            "containers": containers,
+            "conmons": sum(program == "conmon" for program, _ in programs),
+            "runc": [each["id"] for each in runc if each["status"] != "stopped"],
+            "listening": sorted({int(line.split()[3].rpartition(":")[2]) for line in listening}),
+            "forwarded": sorted(
+                {int(port) for port in re.findall(r"tcp dport (\d+) dnat",
+                                                  said("nft", "list", "ruleset"))}
+            ),
+            "namespaces": [path.name for path in Path("/run/netns").glob("*")],
+            "mounts": [path for path in mounts if path.endswith("/merged")],
+            "work": files(agent_dir / "work"),
+            "images": files(agent_dir / "images"),
+            "parts": [name for name in files(agent_dir) if ".part" in name or "/." in name],
+            "records": {p.stem: record(p) for p in (agent_dir / "replicas").glob("*.json")},
+            "generations": {
+                path.name: generation(path) for path in sorted(folders.glob("*")) if path.is_dir()
+            },
+            "readable_by_others": readable_by_others(),
+            "argv": [line for _, line in programs],
+        }
+    )
+)  # fmt: skip
