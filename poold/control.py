@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
+from poold.agent.failpoints import failpoint
 from poold.errors import Refused
 from poold.model.fleet import (
     Change,
@@ -329,11 +330,14 @@ class Control:
         reason: str,
         done: bool = False,
     ) -> Change:
-        return self._store.accept(
+        change = self._store.accept(
             pool=pool.name, kind=kind, wish=wish, actor=actor, reason=reason, done=done
         )
+        failpoint("wish.before_commit", kind)
+        return change
 
     def _accepted(self, change: Change) -> Change:
+        failpoint("wish.accepted", change.kind)
         LOG.info(
             "accepted %s of %s: %s",
             change.kind,

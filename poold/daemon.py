@@ -30,7 +30,7 @@ from poold.doctor import examine_hosts
 from poold.errors import Permanent, Refused
 from poold.hosts import HostLink, link_to
 from poold.metrics import Metrics
-from poold.model.fleet import ActionId, HostName
+from poold.model.fleet import ActionId, Host, HostName
 from poold.reconcile.loop import Loop
 from poold.reconcile.world import World
 from poold.reload import Kept, Reload
@@ -63,16 +63,22 @@ class Parts:
         return self.kept.config
 
 
-async def serve(path: Path, *, notifier: Notifier | None = None) -> None:
+async def serve(
+    path: Path,
+    *,
+    notifier: Notifier | None = None,
+    link: Callable[[Host], HostLink] = link_to,
+) -> None:
     """Run the daemon until SIGTERM or SIGINT; replicas run on when it ends.
 
+    `link` makes the way to each host; simulated fleets bring their own.
     Raises Refused for a configuration or a store that cannot be used, before anything is touched,
     and the failure of whichever background task died first.
     """
     notifier = notifier or Notifier.from_environment()
     config = configuration.load(path)
     stop, reload = _on_signals(signal.SIGTERM, signal.SIGINT), _on_signals(signal.SIGHUP)
-    async with _parts(config) as parts, _listening(parts):
+    async with _parts(config, link) as parts, _listening(parts):
         LOG.info("serving", extra={"action": "serving", "config": str(path)})
         parts.store.events.add("daemon.started", f"poold {__version__} serves {path}")
         notifier.ready()
@@ -119,12 +125,12 @@ def _reloader(parts: Parts, path: Path, notifier: Notifier) -> Reload:
 
 
 @contextlib.asynccontextmanager
-async def _parts(config: Config) -> AsyncIterator[Parts]:
+async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncIterator[Parts]:
     """Open the store and the links; close both whatever happens."""
     kept = Kept(config)
     store = Store(Path(config.daemon.state_dir))
     try:
-        links = {name: link_to(host) for name, host in config.hosts.items()}
+        links = {name: link(host) for name, host in config.hosts.items()}
         metrics = Metrics()
         world = World(links=links, clock=time.time, marks=store.hosts.all)
         loop = Loop(
@@ -138,8 +144,8 @@ async def _parts(config: Config) -> AsyncIterator[Parts]:
         control = Control(store=store, world=world, config=lambda: kept.config)
         cordon = Cordon(store=store, world=world, config=lambda: kept.config)
         try:
-            for link in links.values():
-                await link.open()
+            for each in links.values():
+                await each.open()
             yield Parts(
                 kept=kept,
                 store=store,
@@ -151,7 +157,7 @@ async def _parts(config: Config) -> AsyncIterator[Parts]:
                 metrics=metrics,
             )
         finally:
-            await asyncio.gather(*(link.close() for link in links.values()), return_exceptions=True)
+            await asyncio.gather(*(each.close() for each in links.values()), return_exceptions=True)
     finally:
         store.close()
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
+from poold.agent.failpoints import failpoint
 from poold.agent.messages import BlobFacts
 from poold.errors import Permanent, Refused, Temporary
 
@@ -152,7 +153,9 @@ class Receiver:
         try:
             os.fsync(self._part)
             part = self._name + ".part"
+            failpoint("blob.before_rename")
             os.rename(part, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            failpoint("blob.renamed")
             os.fsync(self._folder)
         except OSError as error:
             raise _translated(error, "receive", self._path) from error

@@ -18,6 +18,7 @@ from typing import Optional
 
 from poold.agent import hooks, probe
 from poold.agent.engines.base import Container, Engine, Executed, Published
+from poold.agent.failpoints import failpoint
 from poold.agent.http import Target
 from poold.agent.messages import LivenessCheck, Placement
 from poold.agent.ports import PortRange, Ports, bind_address
@@ -81,6 +82,7 @@ class BringUp:
         published: tuple[Published, ...] = ()
         try:
             container_id, published = await self._create(placement, application, create)
+            failpoint("container.created", name)
             clock.mark(phase)
             reach = self.reach(name, application, published)
             hook = application.after_restore if after_restore else None

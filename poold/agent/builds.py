@@ -17,6 +17,7 @@ from typing import TypeVar
 from poold.agent import freezing, generations, hooks
 from poold.agent.bringup import BringUp, Up, undone
 from poold.agent.engines.base import Engine
+from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders
 from poold.agent.generations import ARCHIVE, Generations
 from poold.agent.messages import Build, Placement, Progress, Sealed
@@ -64,6 +65,7 @@ class Builds:
                 image_id = await self._freeze(build, application, up, prepared, phases, report)
             finally:
                 await undone(self._bring_up.remove_own(build.fleet, build.name))
+            failpoint("build.frozen")
             packed = await timed(phases, "pack", generations.pack(prepared / ARCHIVE, report))
             manifest = await freezing.describe(
                 self._engine,
@@ -76,8 +78,10 @@ class Builds:
                 phases=phases,
             )
             digest = generations.seal(prepared, manifest)
+            failpoint("build.sealed")
             report(Progress("proving"))
             await self._prove(proof, application, prepared / ARCHIVE)
+            failpoint("build.proven")
             self._generations.admit(prepared, digest)
         return Sealed(digest, manifest)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 from poold.agent.codec import decode
+from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders, require_space, sync, write_whole
 from poold.agent.messages import GenerationFact, Progress
 from poold.agent.process import run
@@ -145,6 +146,7 @@ class Generations:
             raise _zstd_failed(f"unpack {digest[:19]}", finished.error_text)
         out.chmod(0o600)
         out.replace(folder / ARCHIVE)
+        failpoint("generation.unpacked")
 
     def admit(self, prepared: Path, digest: Digest) -> Path:
         """Move a prepared, complete folder to its place in one step, durably."""
@@ -155,7 +157,9 @@ class Generations:
         for file in prepared.iterdir():
             sync(file)
         sync(prepared)
+        failpoint("generation.before_rename")
         prepared.rename(target)
+        failpoint("generation.renamed")
         sync(target.parent)
         return target
 
@@ -166,6 +170,7 @@ class Generations:
             return False
         with contextlib.suppress(FileNotFoundError):
             (folder / STAGED).unlink()
+        failpoint("generation.unmarked")
         shutil.rmtree(folder)
         return True
 
@@ -267,6 +272,7 @@ def _verify(folder: Path, digest: Digest, stop: threading.Event) -> None:
         _delete(folder, ARCHIVE)
         raise _damaged(digest, ARCHIVE)
     sync(folder / ARCHIVE)
+    failpoint("generation.before_mark")
     _mark_staged(folder)
 
 

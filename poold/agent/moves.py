@@ -16,6 +16,7 @@ from poold.agent import freezing, generations
 from poold.agent.bringup import BUILD, BringUp, foreign, is_ours, undone
 from poold.agent.builds import timed
 from poold.agent.engines.base import Container, Engine, Published
+from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders
 from poold.agent.generations import ARCHIVE, MOVE_LEVEL, Generations
 from poold.agent.messages import Capture, Progress, Resume, Sealed, Started
@@ -89,11 +90,13 @@ class Moves:
         report(Progress("checkpointing"))
         # Recorded before the fact: should the agent die in between, what is stopped is frozen.
         self._records.write(replace(record, frozen=True, capture=""))
+        failpoint("capture.marked")
         try:
             frozen = freezing.checkpoint(
                 self._engine, record.name, record.container_id, application, prepared / ARCHIVE
             )  # fmt: skip
             await timed(phases, "checkpoint", frozen)
+            failpoint("capture.frozen")
             report(Progress("sealing"))
             packed = await timed(
                 phases, "seal", generations.pack(prepared / ARCHIVE, report, level=MOVE_LEVEL)
@@ -113,6 +116,7 @@ class Moves:
         except BaseException:
             await undone(self._run_on(record))
             raise
+        failpoint("capture.admitted")
         self._records.write(replace(record, frozen=True, capture=digest))
         return Sealed(digest, manifest)
 
@@ -141,6 +145,7 @@ class Moves:
                     )
                 write_criu_config(self._folders, placement.pool, application)
                 await self._engine.thaw(record.container_id, deadline_seconds=RESTORE_SECONDS)
+            failpoint("resume.thawed")
             thawed = time.monotonic()
             address = bind_address(placement.publish_address)
             published = tuple(

@@ -26,6 +26,7 @@ from poold.agent.bringup import (
     undone,
 )
 from poold.agent.engines.base import Engine, Launch, Published
+from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders, safe_name, write_whole
 from poold.agent.generations import Generations
 from poold.agent.messages import (
@@ -155,6 +156,7 @@ class Replicas:
             await self._engine.remove(
                 container.container_id, stop_timeout_seconds=request.stop_timeout_seconds
             )
+            failpoint("container.removed", name)
             removed = container.container_id
             self._records.forget(name, unless=lambda kept: kept.container_id != removed)
             return Done()
@@ -217,11 +219,13 @@ class Replicas:
             digest=digest,
             phases=up.phases,
         )
+        failpoint("replica.before_record", placement.name)
         try:
             self._records.write(record)
         except OSError:
             await undone(self._bring_up.remove_own(placement.fleet, placement.name))
             raise
+        failpoint("replica.recorded", placement.name)
         return record.started
 
 

@@ -21,6 +21,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar, cast
 
 from poold.agent import blobs
 from poold.agent.codec import decode, encode
+from poold.agent.failpoints import failpoint
 from poold.agent.journal import Claim, Journal, Outcome
 from poold.agent.messages import Progress, Request, StatBlob
 from poold.errors import Permanent, Problem, Refused, Temporary, problem_from_json
@@ -177,13 +178,16 @@ class Runner:
     ) -> Outcome:
         outcome = Outcome(problem=_interrupted(action).to_json())
         try:
+            failpoint("action.begun", request.verb)
             outcome = await self._outcome(request, action, running)
+            failpoint("action.before_recorded", request.verb)
         finally:
             self._running.pop(action, None)
             try:
                 claim.finish(outcome)
             except OSError:
                 log.exception("cannot record an outcome", extra={"action": action})
+        failpoint("action.recorded", request.verb)
         return outcome
 
     async def _outcome(self, request: Request[Any], action: str, running: _Action) -> Outcome:

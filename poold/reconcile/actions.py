@@ -53,6 +53,14 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Disown:
+    """Have a generation removed from a host that nobody knows of: its action was never told."""
+
+    digest: Digest
+    host: HostName
+
+
+@dataclass(frozen=True, slots=True)
 class TakeDown:
     """Stop and remove one very container of ours."""
 
@@ -173,7 +181,7 @@ class AdvanceMove:
         return replica_subject(self.name)
 
 
-Local = Introduce | FirstWish | Adopt | Forget | Retire
+Local = Introduce | FirstWish | Adopt | Forget | Retire | Disown
 Remote = (
     TakeDown
     | BringUp

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from poold.agent.failpoints import failpoint
 from poold.agent.messages import (
     Build,
     Discard,
@@ -101,6 +102,7 @@ class Apply:
             )
             if falls_back:
                 self.news.fell_back(pool.name, action)
+        failpoint("assignment.written")
         if falls_back:
             step: Step = "cold" if action.digest is None else "previous-generation"
             self.recorder.fell_back(pool.name, step)
@@ -176,7 +178,9 @@ class Apply:
             boot_id=self.asker.boot_id(host),
             created_at=self.clock(),
         )
+        failpoint("intent.before", request.verb)
         self.store.put_intent(intent)
+        failpoint("intent.written", request.verb)
         return intent
 
     async def _outcome(self, intent: Intent) -> Any:
@@ -193,7 +197,9 @@ class Apply:
         except Problem as problem:
             self.fold.failed(intent, problem)
             raise
+        failpoint("outcome.received", intent.request.verb)
         self.fold.answered(intent, answer)
+        failpoint("outcome.folded", intent.request.verb)
         return answer
 
     def _recorded(self, pool: Pool, subject: str) -> Any:

@@ -13,6 +13,7 @@ from poold.agent.messages import ContainerFact
 from poold.model.fleet import Pool, ReplicaName
 from poold.reconcile.actions import (
     Adopt,
+    Disown,
     FirstWish,
     Forget,
     Introduce,
@@ -40,6 +41,7 @@ def books(snapshot: Snapshot, now: float) -> tuple[Local, ...]:
         or tuple(_adoptions(snapshot))
         or tuple(_freed_names(snapshot, pool, now))
         or tuple(_retirements(snapshot, pool))
+        or tuple(_strays(snapshot))
     )
 
 
@@ -170,3 +172,22 @@ def _retirements(snapshot: Snapshot, pool: Pool) -> Iterator[Retire]:
             if not h.up or digest in h.held or h.name in pool.hosts
         )
         yield Retire(generation.number, digest, tuple(sorted(holders)))
+
+
+def _strays(snapshot: Snapshot) -> Iterator[Disown]:
+    """Find generations and captures of this pool whose action died before it could tell of them.
+
+    Only beside a proven one, so that a store that was lost costs nothing before there is a better;
+    and only while nothing is under way that could still tell.
+    """
+    under_way = snapshot.moves or any(key.startswith("build:") for key in snapshot.busy)
+    if under_way or not snapshot.usable():
+        return
+    known = {generation.digest for generation in snapshot.generations}
+    rungs = {assignment.rung for assignment in snapshot.assignments}
+    going = {(entry.digest, entry.host) for entry in snapshot.garbage}
+    for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
+        for digest in sorted(host.of_pool - known) if host.up else ():
+            in_use = restore_rung(digest) in rungs or any(digest in key for key in snapshot.busy)
+            if not in_use and (digest, host.name) not in going:
+                yield Disown(digest, host.name)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from poold.agent.failpoints import failpoint
 from poold.agent.messages import (
     Build,
     Discard,
@@ -90,6 +91,7 @@ class Fold:
                 with self._store.transaction():
                     self._close(intent)
                     self._store.drop_garbage(request.digest, intent.host)
+                    failpoint("fold.before_commit", request.verb)
                 self._world.dropped(intent.host, request.digest)
                 self._backoff.worked(intent.pool, intent.subject)
             case Stage():
@@ -159,6 +161,7 @@ class Fold:
                     replace(before, started=started, failed_rungs=(), generation=number)
                 )
                 self._news.came_up(intent, started, number)
+            failpoint("fold.before_commit", request.verb)
         self._world.started(intent.host, intent.pool, started, digest)
         self._backoff.worked(intent.pool, intent.subject)
         self._backoff.worked(intent.pool, avoid_key(started.name, intent.host))
@@ -244,6 +247,7 @@ class Fold:
             self._close(intent)
             number = self._store.add_generation(intent.pool, sealed, intent.host)
             self._news.proven(intent, number, sealed)
+            failpoint("fold.before_commit", "build")
         size_bytes = manifest.archive_bytes + manifest.packed_bytes
         self._world.staged(intent.host, intent.pool, sealed.digest, size_bytes)
         self._backoff.worked(intent.pool, build_subject(manifest.fingerprint))

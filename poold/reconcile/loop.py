@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from poold.agent.failpoints import failpoint
 from poold.agent.messages import Event, LivenessCheck, Observe
 from poold.config import Config
 from poold.errors import Permanent, Problem, Temporary
@@ -379,6 +380,7 @@ class Loop:
     def _end(self, decided: Plan) -> None:
         for verdict in decided.verdicts:
             change = verdict.change
+            failpoint("change.before_end", change.kind)
             self._store.end_change(
                 change.id,
                 verdict.state,
@@ -389,6 +391,7 @@ class Loop:
             self._recorder.change_ended(
                 change.pool, change.kind, "success" if verdict.state == "settled" else "failure"
             )
+            failpoint("change.ended", change.kind)
             LOG.info(
                 "change %d %s: %s", change.id, verdict.state, verdict.progress,
                 extra={"action": verdict.state, "pool": change.pool, "change": change.id},

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from poold.agent.failpoints import failpoint
 from poold.agent.messages import (
     Capture,
     FindImage,
@@ -254,6 +255,12 @@ class Mover:
     # -- what follows -----------------------------------------------------------------------------
 
     def _follow(self, following: Move | Again | Ended, answer: Any) -> None:
+        step = following.step if isinstance(following, Move) else type(following).__name__
+        failpoint("move.before_step", step)
+        self._write_down(following, answer)
+        failpoint("move.step", step)
+
+    def _write_down(self, following: Move | Again | Ended, answer: Any) -> None:
         match following:
             case Ended():
                 self._end(following)
@@ -286,6 +293,7 @@ class Mover:
                 self._store.put_wish(Wish(name=move.name, pool=move.pool, host=move.target))
             self._store.put_move(move)
             self._news.moved(move)
+            failpoint("move.before_flip")
         LOG.info("%s runs on %s", move.name, move.target, extra=_extra(move, "moved"))
 
     def _end(self, ended: Ended) -> None:
@@ -307,6 +315,7 @@ class Mover:
                 problem=ended.problem,
                 phases=ended.phases,
             )
+            failpoint("move.before_end")
         outcome: Outcome = "failure" if ended.problem else "success"
         self._recorder.change_ended(move.pool, "move", outcome)
         if "downtime" in ended.phases:

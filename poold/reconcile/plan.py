@@ -10,7 +10,8 @@ an action under way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from poold.reconcile.actions import (
     SendImage,
     TakeDown,
     Thaw,
+    avoid_key,
     build_subject,
     crash_key,
     generation_subject,
@@ -35,13 +37,13 @@ from poold.reconcile.actions import (
     replica_subject,
     restore_rung,
 )
-from poold.reconcile.books import INTRODUCTION_SECONDS, avoided, books, count_on
+from poold.reconcile.books import INTRODUCTION_SECONDS, books
 from poold.reconcile.ladder import Exhausted, Rung, next_rung, source_of
 from poold.reconcile.place import Candidate, place
 from poold.reconcile.settle import Verdict, verdicts
 from poold.reconcile.shown import describe, sentence, shown
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
-from poold.store import Assignment
+from poold.store import Assignment, Wish
 
 THAW_ATTEMPTS = 3
 
@@ -253,11 +255,12 @@ def _images(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendImage]:
 
 def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneration]:
     usable = snapshot.usable()
+    stepped_down = _need_previous(snapshot, usable)
     for name in sorted(pool.hosts):
         host = snapshot.hosts.get(name)
         if host is None or not host.up or host.fenced:
             continue
-        for generation in usable[: 2 if _needs_previous(snapshot, host, usable) else 1]:
+        for generation in usable[: 2 if name in stepped_down else 1]:
             subject = generation_subject(generation.digest, name)
             source = source_of(snapshot, generation, name)
             wanted = generation.digest not in host.staged and source is not None
@@ -265,12 +268,10 @@ def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneratio
                 yield SendGeneration(generation.number, generation.digest, source, name)
 
 
-def _needs_previous(snapshot: Snapshot, host: HostView, usable: tuple[Generation, ...]) -> bool:
+def _need_previous(snapshot: Snapshot, usable: tuple[Generation, ...]) -> set[HostName]:
+    """Return the hosts on which the current generation failed for some replica."""
     current = restore_rung(usable[0].digest) if usable else ""
-    return any(
-        assignment.host == host.name and current in assignment.failed_rungs
-        for assignment in snapshot.assignments
-    )
+    return {each.host for each in snapshot.assignments if current in each.failed_rungs}
 
 
 # -- adding ---------------------------------------------------------------------------------------
@@ -289,7 +290,7 @@ def _bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Iter
         action = _again(snapshot, assigned[name], now, notes)
         if action is not None:
             yield action
-    placed = place(homeless, _candidates(snapshot, pool, now))
+    placed = place(homeless, _candidates(snapshot, pool, homeless, now))
     for name, reason in placed.refused.items():
         if reason.startswith("cannot"):
             notes.failed[name] = {
@@ -331,15 +332,22 @@ def _closed(snapshot: Snapshot, pool: Pool) -> list[str]:
     return [view.closed for view in views if view is not None and view.closed]
 
 
-def _candidates(snapshot: Snapshot, pool: Pool, now: float) -> list[Candidate]:
+def _candidates(
+    snapshot: Snapshot, pool: Pool, homeless: Collection[Wish], now: float
+) -> list[Candidate]:
+    if not homeless:
+        return []
     usable = snapshot.usable()
+    counts = Counter(assignment.host for assignment in snapshot.assignments)
+    names = {wish.name for wish in homeless}
+    failed_lately = {key for key, retry in snapshot.retries.items() if retry.at > now}
     candidates = []
     for name in pool.hosts:
         host = snapshot.hosts.get(name)
         if host is None or not host.up or host.closed:
             continue
-        count = count_on(snapshot, host)
-        names = {wish.name for wish in snapshot.wishes}
+        count = counts[name]
+        foreign = {fact.name for fact in host.containers if not fact.ours}
         candidates.append(
             Candidate(
                 host=name,
@@ -347,8 +355,10 @@ def _candidates(snapshot: Snapshot, pool: Pool, now: float) -> list[Candidate]:
                 of_pool=count,
                 load=host.others + count,
                 staged=bool(usable) and usable[0].digest in host.staged,
-                taken=frozenset(n for n in names if host.foreign(n)),
-                avoid=frozenset(n for n in names if avoided(snapshot, n, name, now)),
+                taken=frozenset(names & foreign),
+                avoid=frozenset(n for n in names if avoid_key(n, name) in failed_lately)
+                if failed_lately
+                else frozenset(),
             )
         )
     return candidates

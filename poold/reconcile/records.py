@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from poold.agent.failpoints import failpoint
 from poold.agent.messages import ContainerFact, Started
 from poold.config import Config
 from poold.model.fleet import Digest, HostName, Pool, PoolName, PoolStatus, ReplicaName
 from poold.reconcile.actions import (
     COLD,
     Adopt,
+    Disown,
     FirstWish,
     Forget,
     Introduce,
@@ -27,7 +29,7 @@ from poold.reconcile.news import News
 from poold.reconcile.plan import Plan
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.reconcile.world import World
-from poold.store import Assignment, Store, Wish
+from poold.store import Assignment, Garbage, Store, Wish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +44,7 @@ class Records:
 
     def names(self) -> tuple[str, ...]:
         """Return every name that is ours to use, so that foreign containers with one are seen."""
-        names = {wish.name for wish in self.store.wishes()}
-        names |= {assignment.name for assignment in self.store.assignments()}
+        names: set[str] = set(self.store.replica_names())
         for pool in self.config().pools.values():
             names |= {pool.replica(number) for number in range(1, pool.max + 1)}
         return tuple(sorted(names))
@@ -54,8 +55,7 @@ class Records:
         """Freeze all that a plan for this pool may know."""
         pool = self.config().pools.get(name)
         known = self.store.see_pool(name)
-        wishes, assignments = self.store.wishes(name), self.store.assignments()
-        mine = tuple(a for a in assignments if a.pool == name)
+        wishes, mine = self.store.wishes(name), self.store.assignments(name)
         intents, moves = self.store.intents(name), self.store.moves(name)
         waiting = {i.subject: f"finding out about {i.request.verb} on {i.host}" for i in intents}
         names = {*(w.name for w in wishes), *(a.name for a in mine)}
@@ -73,7 +73,7 @@ class Records:
             moves=moves,
             garbage=self.store.garbage(name),
             changes=self.store.pending_changes(name),
-            hosts=self._hosts(name, names, assignments),
+            hosts=self._hosts(name, names),
             busy={**waiting, **busy},
             retries=retries,
             own_actions=frozenset(
@@ -81,13 +81,8 @@ class Records:
             ),
         )
 
-    def _hosts(
-        self, pool: PoolName, names: Iterable[str], assignments: Iterable[Assignment]
-    ) -> dict[HostName, HostView]:
-        others: dict[HostName, int] = {}
-        for assignment in assignments:
-            if assignment.pool != pool:
-                others[assignment.host] = others.get(assignment.host, 0) + 1
+    def _hosts(self, pool: PoolName, names: Iterable[str]) -> dict[HostName, HostView]:
+        others = self.store.load_without(pool)
         wanted = frozenset(names)
         return {
             name: self.world.view(
@@ -103,6 +98,8 @@ class Records:
         with self.store.transaction():
             for action in books:
                 self._write(pool, action)
+                failpoint("books.before_commit", type(action).__name__)
+        failpoint("books.written")
 
     def _write(self, pool: PoolName, action: Local) -> None:
         match action:
@@ -123,6 +120,8 @@ class Records:
             case Retire(number, digest, hosts):
                 self.store.retire_generation(pool, number, digest, hosts)
                 self.news.retired(pool, number)
+            case Disown(digest, host):
+                self.store.put_garbage(Garbage(digest=digest, host=host, pool=pool))
 
     def _adopted(self, pool: PoolName, host: HostName, fact: ContainerFact) -> Assignment:
         digest = Digest(fact.digest)

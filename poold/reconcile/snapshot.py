@@ -1,7 +1,8 @@
 """Everything that deciding may know of one pool, frozen at one moment.
 
 Values only: taken from the store and the world by the loop, handed to `plan`. Nothing here asks a
-host or a clock.
+host or a clock. The hidden fields index the others, at the first question: with thousands of
+replicas a plan that searched them for every name would be quadratic.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ class HostView:
 
     `containers` are those of this pool and foreign ones with a name of it; `unsure` are names
     whose state has to be listed again before anything is decided on them; `others` counts the
-    replicas of other pools; `images` are names known to be there, which may be forgotten. `closed`
-    says why nothing new is placed there, until `closed_until` if that ends by itself; the replicas
-    of a `fenced` one were declared dead: what is found there is removed where it lives elsewhere.
+    replicas of other pools; `images` are names known to be there, which may be forgotten;
+    `of_pool` are those of `held` that were made of this pool. `closed` says why nothing new is
+    placed there, until `closed_until` if that ends by itself; the replicas of a `fenced` one were
+    declared dead: what is found there is removed where it lives elsewhere.
     """
 
     name: HostName
@@ -33,6 +35,7 @@ class HostView:
     unsure: frozenset[str] = frozenset()
     held: frozenset[Digest] = frozenset()
     staged: frozenset[Digest] = frozenset()
+    of_pool: frozenset[Digest] = frozenset()
     images: frozenset[str] = frozenset()
     running_actions: frozenset[str] = frozenset()
     max_replicas: int = 100
@@ -40,6 +43,9 @@ class HostView:
     closed: str = ""
     closed_until: float | None = None
     fenced: bool = False
+    _by_name: dict[str, ContainerFact] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def up(self) -> bool:
@@ -48,7 +54,9 @@ class HostView:
 
     def ours(self, name: str) -> ContainerFact | None:
         """Return our container of that name."""
-        return next((c for c in self.containers if c.name == name and c.ours), None)
+        if not self._by_name:  # filled at the first question: a plan asks once a replica
+            self._by_name.update({c.name: c for c in reversed(self.containers) if c.ours})
+        return self._by_name.get(name)
 
     def foreign(self, name: str) -> bool:
         """Whether somebody else's container has the name."""
@@ -94,6 +102,12 @@ class Snapshot:
     busy: Mapping[str, str] = field(default_factory=dict)
     retries: Mapping[str, Retry] = field(default_factory=dict)
     own_actions: frozenset[str] = frozenset()
+    _wished: dict[ReplicaName, Wish] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _assigned: dict[ReplicaName, Assignment] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def usable(self) -> tuple[Generation, ...]:
         """Return the generations that this pool's application may be restored from."""
@@ -102,10 +116,14 @@ class Snapshot:
         fingerprint = self.pool.application.fingerprint()
         return tuple(g for g in self.generations if g.manifest.fingerprint == fingerprint)
 
-    def wished(self) -> dict[ReplicaName, Wish]:
+    def wished(self) -> Mapping[ReplicaName, Wish]:
         """Return the wishes by name."""
-        return {wish.name: wish for wish in self.wishes}
+        if not self._wished:
+            self._wished.update({wish.name: wish for wish in self.wishes})
+        return self._wished
 
-    def assigned(self) -> dict[ReplicaName, Assignment]:
+    def assigned(self) -> Mapping[ReplicaName, Assignment]:
         """Return the assignments by name."""
-        return {assignment.name: assignment for assignment in self.assignments}
+        if not self._assigned:
+            self._assigned.update({each.name: each for each in self.assignments})
+        return self._assigned

@@ -176,6 +176,7 @@ class World:
             unsure=frozenset(known.unsure),
             held=frozenset(known.generations),
             staged=frozenset(d for d, fact in known.generations.items() if fact.staged),
+            of_pool=frozenset(d for d, fact in known.generations.items() if fact.pool == pool),
             images=frozenset(known.images),
             running_actions=known.running_actions,
             max_replicas=room,

@@ -213,6 +213,15 @@ class Store:
         """Return who runs where, by name."""
         return tuple(map(_assignment, self._database.rows("assignments_list", pool=pool)))
 
+    def load_without(self, pool: PoolName) -> dict[HostName, int]:
+        """Return how many replicas of all the other pools each host has."""
+        rows = self._database.rows("assignments_of_others", pool=pool)
+        return {HostName(row["host"]): row["count"] for row in rows}
+
+    def replica_names(self) -> tuple[ReplicaName, ...]:
+        """Return every name that is wished or assigned."""
+        return tuple(ReplicaName(row["name"]) for row in self._database.rows("replica_names"))
+
     def assignment(self, name: ReplicaName) -> Assignment | None:
         """Return the host that may run a name, and how it came up."""
         row = self._database.row("assignment_get", name=name)

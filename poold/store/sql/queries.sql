@@ -33,6 +33,12 @@ DELETE FROM wishes WHERE name = :name;
 -- name: assignments_list
 SELECT * FROM assignments WHERE :pool IS NULL OR pool = :pool ORDER BY name;
 
+-- name: assignments_of_others
+SELECT host, count(*) AS count FROM assignments WHERE pool != :pool GROUP BY host;
+
+-- name: replica_names
+SELECT name FROM wishes UNION SELECT name FROM assignments ORDER BY name;
+
 -- name: assignment_get
 SELECT * FROM assignments WHERE name = :name;
 

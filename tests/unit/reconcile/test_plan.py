@@ -12,6 +12,7 @@ from poold.model.fleet import Change, Generation, Manifest, Pool
 from poold.reconcile.actions import (
     AdvanceMove,
     BringUp,
+    Disown,
     DropGeneration,
     Forget,
     MakeGeneration,
@@ -367,3 +368,21 @@ def test_a_replica_that_is_missing_is_worked_on_or_says_why(given_):
     for replica in decided.replicas:
         if replica.state in ("waiting", "failed", "unknown"):
             assert replica.reason or given_.pool is None, replica
+
+
+def test_a_generation_that_nobody_told_of_is_removed():
+    """What an action made and could not tell of goes; what may yet be told of, or serves, stays."""
+    one, stray = generation(1), generation(7)
+    there = host("a", fact("hello1"), staged=[one, stray], of_pool={one.digest, stray.digest})
+    rest = snapshot(there, host("b"), wished=["hello1"], assigned={"hello1": "a"})
+    known = replace(rest, generations=(one,))
+    assert plan(known, 0.0).books == (Disown(stray.digest, "a"),)
+    assert plan(rest, 0.0).books == ()  # nothing proven is known: a lost store
+    building = replace(known, busy={f"build:{APPLICATION.fingerprint()}": "building"})
+    assert plan(building, 0.0).books == ()
+    gone = replace(known, garbage=(Garbage(digest=stray.digest, host="a", pool="hello"),))
+    assert plan(gone, 0.0).books == ()
+    serving = replace(known.assignments[0], rung=f"restore:{stray.digest}")
+    assert plan(replace(known, assignments=(serving,)), 0.0).books == ()
+    away = replace(known, hosts={**known.hosts, "a": replace(there, state="unknown")})
+    assert plan(away, 0.0).books == ()

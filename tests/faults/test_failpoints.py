@@ -1,0 +1,371 @@
+"""kill -9 at every durable step: daemon and agents die there, start again, and come to rest.
+
+The daemon is a process of its own over two hosts whose containers are files (`folder_engine`), so
+all of it but the containers dies at the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from folder_engine import FolderEngine
+from promises import broken
+from view import Container, HostSeen, View, read_books
+
+from poold.agent.failpoints import parse
+from poold.agent.observing import boot_id
+from poold.client import Client, Where
+from poold.errors import Problem
+
+pytestmark = pytest.mark.slow
+
+PERIOD_SECONDS = 5.0
+PERIODS = 2
+PATIENCE_SECONDS = 60.0  # of the test, for a daemon that does not die
+PORTS = {"a": range(21100, 21150), "b": range(21150, 21200)}
+PROGRAM = Path(__file__).with_name("folder_engine.py")
+
+# Failpoints by the wish during which they are reached for the first time.
+SCALE_OUT = (
+    "wish.before_commit/scale", "wish.accepted/scale", "books.before_commit/FirstWish",
+    "books.written", "intent.before/build", "intent.written/build", "action.begun/build",
+    "container.created", "build.frozen", "build.sealed", "build.proven",
+    "generation.before_rename", "generation.renamed", "action.before_recorded/build",
+    "action.recorded/build", "outcome.received/build", "fold.before_commit/build",
+    "outcome.folded/build", "blob.before_rename", "blob.renamed", "intent.written/import-image",
+    "action.recorded/import-image", "intent.written/stage", "generation.unpacked",
+    "generation.before_mark", "action.recorded/stage", "outcome.folded/stage",
+    "assignment.written", "intent.before/restore", "intent.written/restore",
+    "action.begun/restore", "container.created/hello2", "replica.before_record/hello2",
+    "replica.recorded/hello2", "action.before_recorded/restore", "action.recorded/restore",
+    "outcome.received/restore", "fold.before_commit/restore", "outcome.folded/restore",
+    "change.before_end/scale", "change.ended/scale",
+)  # fmt: skip
+MOVE = (
+    "wish.before_commit/move", "wish.accepted/move", "move.before_step/capture",
+    "move.step/capture", "action.begun/capture", "capture.marked", "capture.frozen",
+    "capture.admitted", "action.recorded/capture", "move.before_step/send", "move.step/send",
+    "move.before_step/restore", "move.step/restore", "container.created/hello1",
+    "replica.before_record/hello1", "replica.recorded/hello1",
+    "move.before_step/forget", "move.before_flip", "move.step/forget", "container.removed/hello1",
+    "move.before_step/Ended", "move.before_end", "move.step/Ended", "intent.written/discard",
+    "generation.unmarked", "action.recorded/discard", "fold.before_commit/discard",
+)  # fmt: skip
+REMOVAL = (
+    "wish.before_commit/remove", "wish.accepted/remove", "intent.before/remove",
+    "intent.written/remove", "container.removed/hello2", "action.recorded/remove",
+    "outcome.received/remove", "outcome.folded/remove", "books.before_commit/Forget",
+    "change.before_end/remove",
+)  # fmt: skip
+RENEWAL = ("wish.accepted/checkpoint", "change.ended/checkpoint")
+# Steps that only follow another failure: the move whose capture failed is thawed by its agent.
+NOT_ON_THE_WAY = {"resume.thawed"}
+
+CONFIG = """
+[daemon]
+fleet = "test"
+state_dir = "{folder}/state"
+socket = "{folder}/poold.sock"
+reconcile_seconds = {period}
+
+[hosts.a]
+address = "127.0.0.2"
+{reached}
+agent_dir = "{folder}/a/agent"
+publish_ports = "21100-21149"
+
+[hosts.b]
+address = "127.0.0.3"
+{reached}
+agent_dir = "{folder}/b/agent"
+publish_ports = "21150-21199"
+
+[pools.hello]
+image = "hello:1"
+port = 8080
+hosts = ["a", "b"]
+keep_generations = 1
+
+[pools.hello.readiness]
+kind = "exec"
+command = ["true"]
+interval_ms = 10
+"""
+
+
+class Fleet:
+    """A daemon over two folders, killed by its failpoints, and a look at what is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.client = Client(Where(socket=f"{folder}/poold.sock"))
+        self.log = folder / "log"
+        reached = 'key_file = "/dev/null"\nknown_hosts_file = "/dev/null"'
+        text = CONFIG.format(folder=folder, period=PERIOD_SECONDS, reached=reached)
+        (folder / "poold.toml").write_text(text)
+        image = hashlib.sha256(b"hello:1").hexdigest()
+        (folder / "a" / "images").mkdir(parents=True, exist_ok=True)
+        (folder / "a" / "images" / image).touch()
+        self.accepted = []
+        self.process = None
+
+    def start(self, failpoints: str = "") -> None:
+        """Start the daemon; it may die before it answers."""
+        environment = {**os.environ, "POOLD_FAILPOINTS": failpoints}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(PROGRAM), str(self.folder / "poold.toml")],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+            )  # fmt: skip
+        self.until(lambda: self.is_dead() or self.answers(), PATIENCE_SECONDS)
+
+    def stop(self) -> None:
+        """End the daemon in order."""
+        if self.process is not None and not self.is_dead():
+            self.process.terminate()
+            assert self.process.wait(PATIENCE_SECONDS) == 0, self.log.read_text()
+
+    def is_dead(self) -> bool:
+        """Say whether the daemon's process ended."""
+        return self.process.poll() is not None
+
+    def answers(self) -> bool:
+        """Say whether the API answers."""
+        try:
+            self.client.health()
+        except Problem:
+            return False
+        return True
+
+    def until(self, ask, seconds: float) -> bool:
+        """Wait for something; False when it did not come."""
+        deadline = time.monotonic() + seconds
+        while not ask():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def tell(self, wish) -> None:
+        """Wish, and wait until the change ended or the daemon died."""
+        try:
+            change = wish(self.client)
+            self.accepted.append(change)
+            self.until(lambda: self.is_dead() or self.is_quiet(), PATIENCE_SECONDS)
+        except Problem:
+            if not self.until(self.is_dead, 5):
+                raise
+
+    def is_quiet(self) -> bool:
+        """Say whether nothing is left to do, by the daemon's books."""
+        books = read_books(self.folder / "state")
+        busy = books.pending or books.intents or books.moves or books.garbage
+        return not busy and set(books.assignments) == books.wishes
+
+    def view(self) -> View:
+        """Look at everything."""
+        return View(
+            fleet="test",
+            now=time.time(),
+            hosts=tuple(seen(name, self.folder / name) for name in ("a", "b")),
+            replicas=self.client.replicas(),
+            generations=self.client.generations("hello"),
+            books=read_books(self.folder / "state"),
+            accepted=tuple(self.accepted),
+            publish_ports=range(21100, 21200),
+            told=(self.log.read_text(),),
+            deadline_seconds=PERIODS * PERIOD_SECONDS,
+        )
+
+    def broken(self) -> list[str]:
+        """Return what keeps the fleet from rest."""
+        return broken(self.view()) if self.is_quiet() else ["it is busy"]
+
+
+def seen(name: str, folder: Path) -> HostSeen:
+    """Look at a host of files."""
+    boxes = FolderEngine(folder).boxes()
+    agent = folder / "agent"
+    files = [str(path.relative_to(agent)) for path in agent.rglob("*")] if agent.exists() else []
+    return HostSeen(
+        name=name,
+        boot_id=boot_id(),
+        containers=tuple(
+            Container(
+                name=box["name"], id=box["id"], running=box["running"],
+                fleet=box["labels"]["io.poold.fleet"],
+            )
+            for box in boxes
+        ),
+        records={p.stem: json.loads(p.read_text()) for p in agent.glob("replicas/*.json")},
+        generations={p.name: generation(p) for p in agent.glob("generations/*")},
+        work=tuple(file for file in files if file.startswith("work/")),
+        images=tuple(file for file in files if file.startswith("images/")),
+        parts=tuple(file for file in files if ".part" in file or "/." in file),
+        listening=frozenset(port for box in boxes if box["running"] for port in box["ports"]),
+        readable_by_others=tuple(
+            str(path) for path in agent.rglob("*") if path.lstat().st_mode & 0o077
+        ),
+    )  # fmt: skip
+
+
+def generation(folder: Path) -> dict[str, object]:
+    """Verify a folder of generations."""
+    if not (folder / "manifest.json").exists():
+        return {"manifest": False, "staged": (folder / "staged.json").exists()}
+    text = (folder / "manifest.json").read_bytes()
+    archive = folder / "archive.tar"
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest() if archive.exists() else ""
+    return {
+        "manifest": hashlib.sha256(text).hexdigest() == folder.name,
+        "archive": digest == json.loads(text)["archive_sha256"],
+        "staged": (folder / "staged.json").exists(),
+    }
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """Make a fleet at rest with three replicas, once; cases begin with a copy."""
+    made = Fleet(tmp_path_factory.mktemp("template"))
+    made.start()
+    made.tell(scale_out)
+    assert made.broken() == []
+    made.stop()
+    return made
+
+
+@pytest.fixture
+def make_fleet(tmp_path):
+    """Make a fleet, new or like another one; its daemon ends with the test."""
+    made = []
+
+    def make(like: Fleet | None) -> Fleet:
+        if like is not None:
+            for name in ("a", "b", "state"):
+                shutil.copytree(like.folder / name, tmp_path / name, copy_function=_copy)
+        made.append(Fleet(tmp_path))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.process is not None and not each.is_dead():
+            each.process.kill()
+            each.process.wait()
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy a file; one of a generation keeps its inode, by which it counts as verified."""
+    if "/generations/" in source:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def scale_out(client):
+    """Wish for the first three replicas: one is built for, sent for and restored."""
+    return client.scale("hello", replicas=3)
+
+
+def move(client):
+    """Wish for hello1 to go to the other host."""
+    (there,) = (one.host for one in client.replicas() if one.name == "hello1")
+    return client.move("hello1", to="b" if there == "a" else "a")
+
+
+def removal(client):
+    """Wish for hello2 to go."""
+    return client.remove("hello2")
+
+
+def renewal(client):
+    """Wish for a new generation."""
+    return client.checkpoint("hello")
+
+
+STORIES = {
+    **dict.fromkeys(SCALE_OUT, scale_out),
+    **dict.fromkeys(MOVE, move),
+    **dict.fromkeys(REMOVAL, removal),
+    **dict.fromkeys(RENEWAL, renewal),
+}
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_dying_there(name, make_fleet, template):
+    """Two periods after its next start the fleet is at rest, and every promise is kept."""
+    wish = STORIES[name]
+    fleet = make_fleet(None if wish is scale_out else template)
+    fleet.start(f"{name}=kill")
+    if not fleet.is_dead():
+        fleet.tell(wish)
+    assert fleet.until(fleet.is_dead, PATIENCE_SECONDS), f"{name} was not reached"
+    assert fleet.process.returncode == -9, fleet.log.read_text()[-3000:]
+    fleet.start()
+    fleet.until(lambda: not fleet.broken(), PERIODS * PERIOD_SECONDS)
+    assert fleet.broken() == [], fleet.log.read_text()[-3000:]
+    running = {one.name: one.container_id for one in fleet.client.replicas()}
+    fleet.tell(lambda client: client.scale("hello", replicas=3))
+    assert fleet.broken() == []
+    after = {one.name: one.container_id for one in fleet.client.replicas()}
+    assert len(after) == 3
+    assert running.items() <= after.items()
+
+
+def test_no_failpoint_is_left_out():
+    """Every failpoint in the code has a case above, or a reason why it has none."""
+    code = Path(__file__).parents[2] / "poold"
+    found = {
+        name
+        for path in code.rglob("*.py")
+        for name in re.findall(r'failpoint\(\s*"([^"]+)"', path.read_text())
+    }
+    tried = {name.partition("/")[0] for name in STORIES}
+    assert found - tried - NOT_ON_THE_WAY == set()
+    assert tried - found == set()
+
+
+def test_only_what_is_meant_is_armed():
+    """The variable says what happens where; what cannot be meant keeps the program from running."""
+    assert parse("") == {}
+    assert parse("a=kill, b/restore=error,c=hang:0.5") == {
+        "a": "kill", "b/restore": "error", "c": "hang:0.5",
+    }  # fmt: skip
+    for wrong in ("a", "a=die", "a=hang", "a=hang:soon"):
+        with pytest.raises(ValueError):
+            parse(wrong)
+
+
+def test_a_failpoint_fails_once():
+    """An error is raised where it was asked for, with its code, and only the first time."""
+    script = (
+        "from poold.agent.failpoints import failpoint\n"
+        "from poold.errors import Temporary\n"
+        "failpoint('a', 'start')\n"
+        "try:\n    failpoint('a', 'restore')\n"
+        "except Temporary as problem:\n    print(problem.code)\n"
+        "failpoint('a', 'restore')\n"
+    )
+    environment = {**os.environ, "POOLD_FAILPOINTS": "a/restore=error"}
+    said = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment
+    )
+    assert said.stdout == "failpoint.error\n"
+
+
+def test_a_view_of_a_folder_can_be_broken(tmp_path):
+    """What lies in a host's folder and is nobody's is told."""
+    agent = tmp_path / "agent"
+    (agent / "work" / "x").mkdir(parents=True)
+    view = View(fleet="test", hosts=(seen("a", tmp_path),))
+    assert any("scratch" in what for what in broken(view))
+    assert broken(replace(view, hosts=())) == []
