@@ -4,6 +4,7 @@
 #   make test     lint, types, layers and every test
 #   make lint     the checks that need no lab
 #   make soak     kills daemon and hosts KILLS=200 times under constant wishes; build/soak.json
+#   make fleet    deciding for a simulated fleet of up to 200 hosts; leaves build/fleet.json
 #   make lab      a lab of two hosts, left running
 #   make clean    labs, build output and the virtual environment; the lab's cache stays
 #   make lock     renew the pinned dependencies
@@ -17,7 +18,7 @@ PYTEST_ARGS ?=
 KILLS ?= 200
 SOAK_ARGS ?=
 
-.PHONY: help setup demo test lint lab soak clean lock
+.PHONY: help setup demo test lint lab soak fleet clean lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,6 +48,9 @@ test: lint
 
 soak: setup
 	$(BIN)/python tests/faults/soak.py --kills $(KILLS) --output build/soak.json $(SOAK_ARGS)
+
+fleet: setup
+	$(BIN)/python tests/faults/fleet.py --output build/fleet.json
 
 clean:
 	-test -x $(BIN)/poold && $(BIN)/poold lab down --all

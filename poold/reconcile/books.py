@@ -80,17 +80,23 @@ def _first_wish(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[FirstWis
 
 
 def _adoptions(snapshot: Snapshot) -> Iterator[Adopt]:
+    wished = snapshot.wished()
     taken = {*snapshot.assigned(), *(move.name for move in snapshot.moves)}
-    for name, wish in sorted(snapshot.wished().items()):
-        if name in taken or replica_subject(name) in snapshot.busy:
-            continue
-        for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
-            fact = host.ours(name) if host.up and wish.host in (None, host.name) else None
-            if fact is None or not _adoptable(fact) or name in host.unsure:
+    homeless = {
+        name
+        for name in wished
+        if name not in taken and replica_subject(name) not in snapshot.busy
+    }
+    for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
+        for fact in host.containers if homeless and host.up else ():
+            name = ReplicaName(fact.name)
+            if name not in homeless or not _adoptable(fact) or name in host.unsure:
                 continue
-            if not (host.fenced and fact.role == "captured"):  # nothing is thawed there
+            if host.fenced and fact.role == "captured":
+                continue  # nothing is thawed there
+            if wished[name].host in (None, host.name):
+                homeless.discard(name)
                 yield Adopt(host.name, fact)
-                break
 
 
 def _freed_names(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[Forget]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush, heapreplace
 
 from poold.model.fleet import HostName, ReplicaName
 from poold.store import Wish
@@ -60,7 +61,39 @@ def place(wishes: Iterable[Wish], candidates: Iterable[Candidate]) -> Placed:
             host,
         )
 
+    def key(host: HostName) -> tuple[int, bool, int, HostName]:
+        return rank(ReplicaName(""), host)[1:]
+
+    # The hosts by rank, so that thousands of names are not each compared on hundreds of hosts. A
+    # host's key only ever grows: an entry that is out of date stands too early, and is put right.
+    heap = sorted(key(host) for host in hosts)
+
+    def first(name: ReplicaName) -> HostName | None:
+        """Return the best host with nothing against the name; None: there is none."""
+        passed = []
+        while heap:
+            entry = heap[0]
+            host = entry[-1]
+            if room[host] <= 0:
+                heappop(heap)
+            elif entry != key(host):
+                heapreplace(heap, key(host))
+            elif name in hosts[host].taken or name in hosts[host].avoid:
+                passed.append(heappop(heap))
+            else:
+                break
+        found = heap[0][-1] if heap else None
+        for entry in passed:
+            heappush(heap, entry)
+        return found
+
     for wish in sorted(wishes, key=lambda w: (w.host is None, len(w.name), w.name)):
+        best = first(wish.name) if wish.host is None else None
+        if best is not None:
+            placed.hosts[wish.name] = best
+            room[best] -= 1
+            given[best] += 1
+            continue
         able = [host for host in hosts if wish.host in (None, host)]
         free = [host for host in able if wish.name not in hosts[host].taken]
         fitting = [host for host in free if room[host] > 0]

@@ -261,10 +261,11 @@ def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneratio
         if host is None or not host.up or host.fenced:
             continue
         for generation in usable[: 2 if name in stepped_down else 1]:
+            if generation.digest in host.staged:
+                continue
             subject = generation_subject(generation.digest, name)
             source = source_of(snapshot, generation, name)
-            wanted = generation.digest not in host.staged and source is not None
-            if source is not None and wanted and _due(snapshot, subject, now):
+            if source is not None and _due(snapshot, subject, now):
                 yield SendGeneration(generation.number, generation.digest, source, name)
 
 
@@ -301,29 +302,36 @@ def _bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Iter
             }
         else:
             notes.waiting[name] = "; ".join([reason, *_closed(snapshot, pool)])
+    holders = _holders(snapshot) if homeless else {}
+    returning = _returning(snapshot) if homeless else set()
     for wish in homeless:
         host = snapshot.hosts.get(placed.hosts[wish.name]) if wish.name in placed.hosts else None
         if host is None:
             continue
-        holders = _holders(snapshot, wish.name)
-        if holders:
-            notes.waiting[wish.name] = f"waiting for {', '.join(holders)} to let go of the name"
+        if may_have := returning | holders.get(wish.name, set()):
+            who = ", ".join(sorted(may_have))
+            notes.waiting[wish.name] = f"waiting for {who} to let go of the name"
             continue
         action = _step(snapshot, host, wish.name, None, now, notes)
         if action is not None:
             yield action
 
 
-def _holders(snapshot: Snapshot, name: ReplicaName) -> list[HostName]:
-    """Return the hosts that may still have the name: it goes there first, then comes here."""
-    return sorted(host.name for host in snapshot.hosts.values() if _may_have(host, name))
+def _holders(snapshot: Snapshot) -> dict[str, set[HostName]]:
+    """Return the hosts that may still have a name: it goes there first, then comes elsewhere."""
+    holders: dict[str, set[HostName]] = {}
+    for host in snapshot.hosts.values():
+        if host.fenced and not host.up:
+            continue
+        for name in {*(fact.name for fact in host.containers if fact.ours), *host.unsure}:
+            holders.setdefault(name, set()).add(host.name)
+    return holders
 
 
-def _may_have(host: HostView, name: ReplicaName) -> bool:
-    """Whether a host may have a container of the name; a fenced one has none until it is heard."""
-    if host.fenced and not host.up:
-        return host.state == "connecting"  # it may be on its way back: its listing tells
-    return host.ours(name) is not None or name in host.unsure
+def _returning(snapshot: Snapshot) -> set[HostName]:
+    """Return fenced hosts that may be on their way back, with any name: their listing tells."""
+    hosts = snapshot.hosts.values()
+    return {host.name for host in hosts if host.fenced and host.state == "connecting"}
 
 
 def _closed(snapshot: Snapshot, pool: Pool) -> list[str]:

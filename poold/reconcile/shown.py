@@ -89,8 +89,7 @@ def _why_still_there(snapshot: Snapshot, name: ReplicaName) -> str:
 
 
 def _with(replica: Replica, state: ReplicaState, reason: str) -> Replica:
-    fields = {**{f: getattr(replica, f) for f in Replica.__dataclass_fields__}}
-    return Replica(**{**fields, "state": state, "reason": reason})
+    return Replica(**{**vars(replica), "state": state, "reason": reason})
 
 
 def _known(snapshot: Snapshot, name: ReplicaName, assignment: Assignment | None) -> Replica:

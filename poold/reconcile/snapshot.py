@@ -102,6 +102,9 @@ class Snapshot:
     busy: Mapping[str, str] = field(default_factory=dict)
     retries: Mapping[str, Retry] = field(default_factory=dict)
     own_actions: frozenset[str] = frozenset()
+    _usable: list[tuple[Generation, ...]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
     _wished: dict[ReplicaName, Wish] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -111,10 +114,13 @@ class Snapshot:
 
     def usable(self) -> tuple[Generation, ...]:
         """Return the generations that this pool's application may be restored from."""
-        if self.pool is None:
+        if self.pool is None or not self.generations:
             return ()
-        fingerprint = self.pool.application.fingerprint()
-        return tuple(g for g in self.generations if g.manifest.fingerprint == fingerprint)
+        if not self._usable:
+            fingerprint = self.pool.application.fingerprint()
+            matching = (g for g in self.generations if g.manifest.fingerprint == fingerprint)
+            self._usable.append(tuple(matching))
+        return self._usable[0]
 
     def wished(self) -> Mapping[ReplicaName, Wish]:
         """Return the wishes by name."""
