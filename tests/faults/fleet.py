@@ -2,7 +2,7 @@
 
     python tests/faults/fleet.py --output build/fleet.json
 
-Hosts are agents in memory that hold 25 replicas each; pools have 100 replicas over all hosts. Each
+Hosts are agents in memory that hold 25 replicas each; pools have 50 replicas over all hosts. Each
 size is measured in a process of its own. Times are of the processor, the least of several: the
 machine's noise only adds.
 """
@@ -43,7 +43,7 @@ from poold.reconcile.snapshot import HostView, Snapshot
 from poold.reconcile.world import World
 from poold.store import Assignment, Store, Wish
 
-PER_HOST, PER_POOL = 25, 100
+PER_HOST, PER_POOL = 25, 50
 SIZES = (50, 100, 200)
 APPLICATION = Application(image="hello:1", port=8080)
 MANIFEST = Manifest(

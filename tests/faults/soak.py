@@ -349,7 +349,8 @@ class Soak:
         name = names[int(chosen * len(names))]
         if kind == "remove":
             return self._wish("remove", name=name)
-        return self._wish("move", name=name, to=host)
+        there = {one.name: one.host for one in self.client.replicas("app")}
+        return self._wish("move", name=name, to="b" if there.get(name, host) == "a" else "a")
 
     def _wish(self, kind: str, **wish: Any) -> str:
         said = " ".join([kind, *map(str, wish.values())])
