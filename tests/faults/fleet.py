@@ -72,6 +72,9 @@ class MemoryAgent:
     async def wait_up(self, timeout_seconds: float) -> None:
         """Be up already."""
 
+    def listen(self, heard: Callable[[Any], None]) -> None:
+        """Have nothing to tell."""
+
     async def call(self, request: Request[Any], **_: Any) -> Any:
         """Answer."""
         if isinstance(request, Observe):

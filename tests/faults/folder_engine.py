@@ -77,6 +77,13 @@ class FolderEngine:
     async def wait_exit(self, container_id: str) -> None:
         await asyncio.Event().wait()
 
+    async def lost(self, container_id: str) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async def last_words(self, container_id: str) -> str:
+        return ""
+
     async def connections(self, container_id: str) -> tuple[str, ...]:
         return ()
 
