@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,8 +95,11 @@ def _no_child_is_left() -> Iterator[None]:
 
 
 def _children() -> set[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text(encoding="utf-8").split()}
+    found = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile
+            found |= {int(pid) for pid in task.read_text(encoding="utf-8").split()}
+    return found
 
 
 @pytest.fixture

@@ -93,8 +93,8 @@ async def run(
     leave more behind when they are stopped half-way than when they finish.
     """
     source = asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE
-    try:
-        child = await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             *argv,
             stdin=source if stdin_fd is None else stdin_fd,
             stdout=asyncio.subprocess.PIPE,
@@ -102,6 +102,11 @@ async def run(
             env=clean_environment(),
             start_new_session=True,
         )
+    )
+    # Cancelled in the middle of starting, asyncio would kill what runs already.
+    cancelled = await _settled(starting)
+    try:
+        child = starting.result()
     except FileNotFoundError as error:
         raise Permanent(
             "command.not-found",
@@ -110,6 +115,8 @@ async def run(
         ) from error
     talk = asyncio.ensure_future(child.communicate(stdin))
     try:
+        if cancelled:
+            raise asyncio.CancelledError  # noqa: TRY301
         done, _ = await asyncio.wait({talk}, timeout=deadline_seconds)
         if not done:
             raise Temporary(
@@ -140,15 +147,21 @@ async def check(
 async def finish(work: Coroutine[Any, Any, None]) -> None:
     """Wait for bounded clean-up to its end; being cancelled meanwhile takes effect afterwards."""
     task = asyncio.ensure_future(work)
+    cancelled = await _settled(task)
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def _settled(task: asyncio.Future[Any]) -> bool:
+    """Wait for a task's end whatever happens; tell whether the waiting was cancelled meanwhile."""
     cancelled = False
     while not task.done():
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:  # noqa: PERF203
             cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
+    return cancelled
 
 
 async def _end(

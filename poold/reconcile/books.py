@@ -83,9 +83,7 @@ def _adoptions(snapshot: Snapshot) -> Iterator[Adopt]:
     wished = snapshot.wished()
     taken = {*snapshot.assigned(), *(move.name for move in snapshot.moves)}
     homeless = {
-        name
-        for name in wished
-        if name not in taken and replica_subject(name) not in snapshot.busy
+        name for name in wished if name not in taken and replica_subject(name) not in snapshot.busy
     }
     for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
         for fact in host.containers if homeless and host.up else ():
