@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -228,9 +229,20 @@ class Fleet:
         os.kill(pid, number)
         self.until("the daemon is gone", lambda: _is_gone(pid), why=self.tail)
 
-    def kill_agents(self) -> None:
-        """End the agents on all hosts as kill -9 does; what they started goes on."""
-        ended = 0
+    def kill_with_agents(self) -> None:
+        """End the daemon and the agents on all hosts as kill -9 does; what they started goes on.
+
+        An agent with nothing to do ends by itself as soon as its daemon is gone.
+        """
+        agents = self._agents()
+        assert len(agents) >= len(self.hosts)
+        self.kill()
+        for pid in agents:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _agents(self) -> list[int]:
+        found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 command = (process / "cmdline").read_bytes().split(b"\0")
@@ -239,9 +251,8 @@ class Fleet:
                 continue
             of_lab = f"/poold-lab-{self.lab.name}/" in cgroup
             if of_lab and b"serve" in command and self.agent_dir.encode() in command:
-                os.kill(int(process.name), signal.SIGKILL)
-                ended += 1
-        assert ended >= len(self.hosts)
+                found.append(int(process.name))
+        return found
 
     # -- wishes -----------------------------------------------------------------------------------
 

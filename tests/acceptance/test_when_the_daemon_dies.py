@@ -22,9 +22,10 @@ def _moments(*moments):
 
 
 def _die(fleet, agents_too):
-    fleet.kill()
     if agents_too:
-        fleet.kill_agents()
+        fleet.kill_with_agents()
+    else:
+        fleet.kill()
     fleet.start()
 
 
