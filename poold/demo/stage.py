@@ -121,7 +121,15 @@ def _tell(scene: Scene) -> None:
         count_path=COUNT_PATH,
         criu_lines=_criu_lines(table["checkpoint"]["scan_paths"]),
     )
-    story = Story(app=scene.app, pool=pool, client=client_of(lab), article=article, runs=scene.runs)
+    other = f"{pool}-tmpfs"
+    story = Story(
+        app=scene.app,
+        pool=pool,
+        client=client_of(lab),
+        article=article,
+        runs=scene.runs,
+        tmpfs_pool=other if other in settings["pools"] else None,
+    )
     results = story.tell()
     if scene.output:
         _write(Path(scene.output), json.dumps(report.as_json(results), indent=2) + "\n")

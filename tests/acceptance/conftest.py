@@ -217,17 +217,23 @@ class Fleet:
         """End the daemon in order."""
         self._end(signal.SIGTERM)
 
-    def _end(self, number: signal.Signals) -> None:
-        """Send a signal to whoever listens on the socket and wait until it is gone."""
+    def tell(self, number: signal.Signals) -> int | None:
+        """Send a signal to whoever listens on the socket; return its process id."""
         with socket.socket(socket.AF_UNIX) as connection:
             try:
                 connection.connect(self.client.where.socket)
             except OSError:
-                return
+                return None
             told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         (pid, _, _) = struct.unpack("3i", told)
         os.kill(pid, number)
-        self.until("the daemon is gone", lambda: _is_gone(pid), why=self.tail)
+        return int(pid)
+
+    def _end(self, number: signal.Signals) -> None:
+        """Send a signal and wait until the daemon is gone."""
+        pid = self.tell(number)
+        if pid is not None:
+            self.until("the daemon is gone", lambda: _is_gone(pid), why=self.tail)
 
     def kill_with_agents(self) -> None:
         """End the daemon and the agents on all hosts as kill -9 does; what they started goes on.

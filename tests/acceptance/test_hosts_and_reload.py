@@ -91,7 +91,7 @@ def _reload(fleet, text, state):
     """Write the file, send SIGHUP and return the change that says what became of it."""
     fleet.config.write_text(text)
     last = max((one.id for one in fleet.client.changes(limit=1)), default=0)
-    fleet._daemon.send_signal(signal.SIGHUP)
+    assert fleet.tell(signal.SIGHUP)
 
     def answered():
         found = [c for c in fleet.client.changes(limit=5) if c.kind == "reload" and c.id > last]

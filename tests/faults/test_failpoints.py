@@ -108,7 +108,7 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.client = Client(Where(socket=f"{folder}/poold.sock"))
+        self.client = Client(Where(socket=f"{folder}/poold.sock"), patience_seconds=0.0)
         self.log = folder / "log"
         reached = 'key_file = "/dev/null"\nknown_hosts_file = "/dev/null"'
         text = CONFIG.format(folder=folder, period=PERIOD_SECONDS, reached=reached)
