@@ -14,7 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
-from poold.api.memory import MemoryFleet, app_over
+from poold.api.memory import MemoryFleet
+from poold.api.memory_app import app_over
 from poold.api.serve import serve_tcp, serve_unix
 
 

@@ -13,12 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from aiohttp import web
-
 from poold.agent.messages import Finding
-from poold.api.app import build_app
 from poold.api.memory_logs import MemoryCalls, MemoryEvents
-from poold.api.ports import ControlPort, StorePort
 from poold.errors import Permanent, Problem, Refused, Temporary
 from poold.model.application import Application
 from poold.model.events import Because, Explanation
@@ -384,30 +380,6 @@ class MemoryFleet:
     def _host(self, name: str | None) -> None:
         if name is not None and name not in {host.name for host in self.hosts()}:
             raise Refused("host.unknown", f"cannot find host {name}", hint="poold hosts")
-
-
-def app_over(
-    fleet: MemoryFleet,
-    *,
-    token: str | None = None,
-    control: ControlPort | None = None,
-    store: StorePort | None = None,
-) -> web.Application:
-    """Put the API together over a fleet in memory, with another control or store if given."""
-    from poold.api.memory_hosts import MemoryHosts
-
-    return build_app(
-        control=control or fleet,
-        host_control=MemoryHosts(fleet),
-        store=store or fleet,
-        world=fleet,
-        config=lambda: fleet.config,
-        logs=fleet.logs,
-        examine=fleet.examine,
-        metrics=lambda: (b"# nothing measured\n", "text/plain; version=0.0.4"),
-        token=lambda: token,
-        explain=fleet.explain,
-    )
 
 
 def _replica(pool: Pool, name: str, host: HostName) -> Replica:

@@ -8,7 +8,8 @@ import aiohttp
 import msgspec
 import pytest
 
-from poold.api.memory import MemoryFleet, app_over
+from poold.api.memory import MemoryFleet
+from poold.api.memory_app import app_over
 from poold.api.messages import ProblemView
 from poold.api.openapi import problem_statuses
 from poold.api.routes import ROUTES

@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from poold.api.memory import MemoryFleet, app_over
+from poold.api.memory import MemoryFleet
+from poold.api.memory_app import app_over
 from poold.api.serve import serve_unix
 
 

@@ -9,7 +9,8 @@ import stat
 import aiohttp
 import pytest
 
-from poold.api.memory import MemoryFleet, app_over
+from poold.api.memory import MemoryFleet
+from poold.api.memory_app import app_over
 from poold.api.routes import ROUTES
 from poold.api.serve import serve_tcp, serve_unix
 from poold.errors import Permanent

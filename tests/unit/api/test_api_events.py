@@ -12,7 +12,8 @@ from aiohttp import web
 
 from poold.api import stream
 from poold.api.app import PORTS
-from poold.api.memory import MemoryFleet, app_over
+from poold.api.memory import MemoryFleet
+from poold.api.memory_app import app_over
 from poold.api.serve import serve_unix
 from poold.api.views import Stream
 

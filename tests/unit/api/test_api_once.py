@@ -8,7 +8,8 @@ import os
 import aiohttp
 import pytest
 
-from poold.api.memory import MemoryFleet, app_over
+from poold.api.memory import MemoryFleet
+from poold.api.memory_app import app_over
 from poold.api.serve import serve_unix
 from poold.config import Config
 from poold.control import Control

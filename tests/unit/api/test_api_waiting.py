@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from poold.api.memory import app_over
+from poold.api.memory_app import app_over
 from poold.api.serve import serve_unix
 from poold.errors import Permanent
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from poold.api.memory import MemoryFleet, app_over
+from poold.api.memory import MemoryFleet
+from poold.api.memory_app import app_over
 from poold.api.serve import serve_tcp, serve_unix
 from poold.cli.app import run
 from poold.cli.session import Session
