@@ -15,7 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -40,8 +40,15 @@ from poold.systemd import Notifier
 LOG = logging.getLogger(__name__)
 
 _STATUS_SECONDS = 1.0  # how often the sentence and the gauges are renewed
-_STUCK_SECONDS = 10.0  # a loop that gave no sign for so long is not alive
+STUCK_SECONDS = 10.0  # a loop that gave no sign for so long is not alive
 _READ_SECONDS = 30.0  # logs and examinations asked for by a reader
+
+
+class Beating(Protocol):
+    """Tells when it was last seen alive."""
+
+    def beat(self) -> float:
+        """Return that moment, monotonic seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +97,7 @@ async def serve(
                     "loop": parts.loop.run,
                     "reload": lambda: reloader.run(reload),
                     "status": lambda: _report(parts, notifier),
-                    "watchdog": lambda: _feed_watchdog(parts.loop, notifier),
+                    "watchdog": lambda: feed_watchdog(parts.loop, notifier),
                 },
             )
         finally:
@@ -231,11 +238,11 @@ async def _report(parts: Parts, notifier: Notifier) -> None:
         await asyncio.sleep(_STATUS_SECONDS)
 
 
-async def _feed_watchdog(loop: Loop, notifier: Notifier) -> None:
+async def feed_watchdog(loop: Beating, notifier: Notifier) -> None:
     """Feed the watchdog while the control loop shows signs of life, and only then."""
-    interval = notifier.watchdog_interval_seconds or _STUCK_SECONDS
+    interval = notifier.watchdog_interval_seconds or STUCK_SECONDS
     while True:
-        if time.monotonic() - loop.beat() < _STUCK_SECONDS:
+        if time.monotonic() - loop.beat() < STUCK_SECONDS:
             notifier.watchdog()
         await asyncio.sleep(interval / 2)
 
