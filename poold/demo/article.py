@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from poold.demo.http import first_answer, get
+from poold.errors import Temporary
 
 ARCHIVE = "/var/tmp/chkpt.tar.gz"  # noqa: S108 - on the lab host's disk, where the article has it in /tmp
 _CRIU_FILE = "/etc/criu/article.conf"
@@ -18,6 +19,14 @@ _PORT = 18080
 _DEADLINE_SECONDS = 120.0
 
 Run = Callable[..., str]  # run(host, *argv) -> standard output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Took:
+    """How long something took, and what of it was podman's command."""
+
+    seconds: float
+    phases: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +57,14 @@ class Article:
         text = "\n".join(self.criu_lines)
         self.run(self.host, "sh", "-c", script, "sh", _CRIU_FILE, text)
 
-    def start_cold(self, name: str) -> float:
-        """`podman run`; return the seconds from the command to the first answer."""
-        began = time.monotonic()
-        self.run(
-            self.host, "podman", "run", "-d", "--name", name,
+    def start_cold(self, name: str) -> Took:
+        """`podman run`; from the command to the first answer."""
+        return self._until_it_answers(
+            "run", "podman", "run", "-d", "--name", name,
             "-p", f"{_PORT}:{self.port}",
             "--annotation", f"org.criu.config={_CRIU_FILE}",
             self.image,
         )  # fmt: skip
-        return self._answered() - began
 
     def checkpoint(self, name: str) -> float:
         """`podman container checkpoint -e`, after two requests and a quiet moment."""
@@ -70,11 +77,11 @@ class Article:
         self.remove(name)
         return took
 
-    def restore(self, name: str) -> float:
-        """`podman container restore -i`; return the seconds from the command to an answer."""
-        began = time.monotonic()
-        self.run(self.host, "podman", "container", "restore", "-i", ARCHIVE, "-n", name)
-        return self._answered() - began
+    def restore(self, name: str) -> Took:
+        """`podman container restore -i`; from the command to the first answer."""
+        return self._until_it_answers(
+            "restore", "podman", "container", "restore", "-i", ARCHIVE, "-n", name
+        )
 
     def remove(self, name: str) -> None:
         """Remove the container, running or not; idempotent."""
@@ -88,8 +95,13 @@ class Article:
         """Delete what the commands left on the host; idempotent."""
         self.run(self.host, "rm", "-f", ARCHIVE, _CRIU_FILE)
 
-    def _answered(self) -> float:
-        return first_answer(self.published, self.ready_path, deadline_seconds=_DEADLINE_SECONDS)
+    def _until_it_answers(self, phase: str, *argv: str) -> Took:
+        began = time.monotonic()
+        self.run(self.host, *argv)
+        returned = time.monotonic()
+        answered = first_answer(self.published, self.ready_path, deadline_seconds=_DEADLINE_SECONDS)
+        phases = {phase: returned - began, "ready": answered - returned}
+        return Took(seconds=answered - began, phases=phases)
 
     def _wait_quiet(self, name: str) -> None:
         """Wait until only listening sockets are left, else every restore of it would fail."""
@@ -100,4 +112,9 @@ class Article:
             states = [line.split()[3] for line in tables.splitlines() if ":" in line.split()[0]]
             if all(state == "0A" for state in states):
                 return
-            time.sleep(0.1)
+            time.sleep(0.1)  # the kernel tells no event for it
+        raise Temporary(
+            "demo.not-quiet",
+            f"cannot checkpoint {name}: after {_DEADLINE_SECONDS:g} s it still holds connections",
+            hint=f"look: poold lab exec {self.host} -- podman exec {name} cat /proc/net/tcp",
+        )

@@ -53,7 +53,10 @@ class Results:
     cold_seconds: list[float]
     article_seconds: list[float]
     restore_seconds: list[float]
+    cold_phases: list[dict[str, float]]
+    article_phases: list[dict[str, float]]
     restore_phases: list[dict[str, float]]
+    article_checkpoint_seconds: float
     build_phases: dict[str, float]
     checkpoint_bytes: int
     packed_bytes: int
@@ -81,13 +84,18 @@ def ratios(results: Results) -> dict[str, float]:
 
 def rows(results: Results) -> list[tuple[str, str, str, str]]:
     """Return the table's rows: what, median, all runs, phases."""
-    measured: tuple[tuple[str, list[float], dict[str, float]], ...] = (
-        ("cold start (podman run)", results.cold_seconds, {}),
-        ("the article's restore", results.article_seconds, {}),
-        ("poold restore", results.restore_seconds, median_phases(results.restore_phases)),
+    measured = (
+        ("cold start (podman run)", results.cold_seconds, results.cold_phases),
+        ("the article's restore", results.article_seconds, results.article_phases),
+        ("poold restore", results.restore_seconds, results.restore_phases),
     )
     table = [
-        (what, f"{median(runs):.2f} s", "  ".join(f"{run:.2f}" for run in runs), phrase(phases))
+        (
+            what,
+            f"{median(runs):.2f} s",
+            "  ".join(f"{run:.2f}" for run in runs),
+            phrase(median_phases(phases)),
+        )
         for what, runs, phases in measured
     ]
     move = results.move

@@ -48,9 +48,6 @@ def run(
     began = time.monotonic()
     lab = Lab(lab_name)
     say(f"0. a lab of two hosts, a and b; {app}'s image is on a only")
-    lab.down()  # a demo begins with nothing
-    lab.up(hosts=2, image_names=[app], images_on=["a"])
-    say(f"   up after {time.monotonic() - began:.0f} s")
     scene = Scene(
         lab_name=lab_name,
         app=app,
@@ -58,11 +55,16 @@ def run(
         output=str(output.absolute()) if output else None,
         picture=str(picture.absolute()) if picture else None,
     )
-    start_daemon(lab)
-    inside = [sys.executable, "-m", "poold.demo.stage", json.dumps(asdict(scene))]
-    ended = subprocess.run(lab.run_argv(inside), check=False)
-    if down:
-        lab.down()
+    try:
+        lab.down()  # a demo begins with nothing
+        lab.up(hosts=2, image_names=[app], images_on=["a"])
+        say(f"   up after {time.monotonic() - began:.0f} s")
+        start_daemon(lab)
+        inside = [sys.executable, "-m", "poold.demo.stage", json.dumps(asdict(scene))]
+        ended = subprocess.run(lab.run_argv(inside), check=False)
+    finally:
+        if down:
+            lab.down()
     if ended.returncode:
         raise SystemExit(ended.returncode)
     say(f"\nAll of it took {time.monotonic() - began:.0f} s.")

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from poold.client import Client
-from poold.demo.article import Article
+from poold.demo.article import Article, Took
 from poold.demo.http import get
 from poold.demo.report import Counted, Moved, OtherWay, Results
-from poold.errors import Permanent, problem_from_json
+from poold.errors import Permanent, Temporary, problem_from_json
 from poold.model.fleet import Change, Replica
 
 COUNT_PATH = "/hello/"
@@ -46,30 +46,29 @@ class Story:
         """Run everything in order; what fails stops it and leaves the lab for a look."""
         self.article.prepare()
         self.say(f"\n1. {self.app} by hand: podman run, podman container checkpoint -e")
-        first_cold = self._cold_start()
-        took = self.article.checkpoint(_NAME_OF_RUN)
-        self.say(f"   cold start {first_cold:.2f} s, checkpoint {took:.2f} s")
+        cold = [self._cold_start()]
+        checkpoint = self.article.checkpoint(_NAME_OF_RUN)
+        self.say(f"   cold start {cold[0].seconds:.2f} s, checkpoint {checkpoint:.2f} s")
 
         self.say("\n2. poold: a warm checkpoint and three replicas on two hosts")
         self._settle(self.client.scale(self.pool, replicas=3))
-        counted = [self._count(replica) for replica in self.client.replicas(self.pool)]
+        counted = [self._count(_restored(one)) for one in self.client.replicas(self.pool)]
         for one in counted:
             numbers = ", ".join(map(str, one.counters))
             self.say(f"   {one.name} on {one.host} at {one.address} counts {numbers}, …")
 
         self.say(f"\n3. the same start three ways, in turn, {self.runs} times")
-        cold, by_article, by_poold, phases = [first_cold], [], [], []
+        by_article, by_poold = [], []
         for run in range(self.runs):
             if run:
                 cold.append(self._cold_start())
                 self.article.remove(_NAME_OF_RUN)
             by_article.append(self.article.restore(f"{_NAME_OF_RUN}{run}"))
             self.article.remove(f"{_NAME_OF_RUN}{run}")
-            seconds, parts = self._restore_once()
-            by_poold.append(seconds)
-            phases.append(parts)
+            by_poold.append(self._restore_once())
             self.say(
-                f"   cold {cold[-1]:.2f} s   article {by_article[-1]:.2f} s   poold {seconds:.2f} s"
+                f"   cold {cold[-1].seconds:.2f} s   article {by_article[-1].seconds:.2f} s"
+                f"   poold {by_poold[-1].seconds:.2f} s"
             )
         article_bytes = self.article.archive_bytes()
         self.article.clean()
@@ -77,10 +76,13 @@ class Story:
         manifest = self.client.generations(self.pool)[0].manifest
         return Results(
             app=self.app,
-            cold_seconds=cold,
-            article_seconds=by_article,
-            restore_seconds=by_poold,
-            restore_phases=phases,
+            cold_seconds=[took.seconds for took in cold],
+            article_seconds=[took.seconds for took in by_article],
+            restore_seconds=[took.seconds for took in by_poold],
+            cold_phases=[took.phases for took in cold],
+            article_phases=[took.phases for took in by_article],
+            restore_phases=[took.phases for took in by_poold],
+            article_checkpoint_seconds=checkpoint,
             build_phases=dict(manifest.phases),
             checkpoint_bytes=manifest.archive_bytes,
             packed_bytes=manifest.packed_bytes,
@@ -90,11 +92,11 @@ class Story:
             on_tmpfs=self._other_way(self.tmpfs_pool) if self.tmpfs_pool else None,
         )
 
-    def _cold_start(self) -> float:
+    def _cold_start(self) -> Took:
         self.article.remove(_NAME_OF_RUN)
         return self.article.start_cold(_NAME_OF_RUN)
 
-    def _restore_once(self) -> tuple[float, dict[str, float]]:
+    def _restore_once(self) -> Took:
         """Restore one more replica, ask it once, and remove it again.
 
         The seconds are from the call of the API to the news that it answered its probe at its
@@ -105,15 +107,9 @@ class Story:
         self._settle(self.client.restore(self.pool, host=self.article.host), quiet=True)
         seconds = time.monotonic() - began
         (new,) = [one for one in self.client.replicas(self.pool) if one.name not in before]
-        if new.method != "restore":
-            raise Permanent(
-                "demo.not-restored",
-                f"cannot measure a restore: {new.name} came up by {new.method}",
-                hint=new.reason,
-            )
-        get(_address(new), COUNT_PATH)
+        get(_address(_restored(new)), COUNT_PATH)
         self._settle(self.client.remove(new.name), quiet=True)
-        return seconds, dict(new.phases)
+        return Took(seconds=seconds, phases=dict(new.phases))
 
     def _count(self, replica: Replica) -> Counted:
         counters = [int(get(_address(replica), COUNT_PATH)) for _ in range(2)]
@@ -131,6 +127,12 @@ class Story:
         change = self._settle(self.client.move(replica.name, to=target))
         (moved,) = [one for one in self.client.replicas(self.pool) if one.name == replica.name]
         after = int(get(_address(moved), COUNT_PATH))
+        if after != before + 1:
+            raise Permanent(
+                "demo.count-lost",
+                f"cannot call {replica.name} moved: it said {before} and then {after}",
+                hint="look at its output: poold logs",
+            )
         phases = dict(change.phases)
         downtime = phases.pop("downtime")
         self.say(
@@ -151,7 +153,7 @@ class Story:
         """Let one replica be made of a pool whose application writes to tmpfs only."""
         self.say(f"\n5. the other way: what {self.app} writes is on tmpfs, inside the checkpoint")
         self._settle(self.client.scale(pool, replicas=1))
-        (replica,) = self.client.replicas(pool)
+        (replica,) = map(_restored, self.client.replicas(pool))
         counted = self._count(replica)
         manifest = self.client.generations(pool)[0].manifest
         self.say(
@@ -177,9 +179,26 @@ class Story:
             if not quiet and news and news not in said:
                 said.add(news)
                 self.say(f"   {news}")
-        if change.state != "settled":
-            raise problem_from_json(change.problem or {"message": change.reason})
+        if change.state == "pending":
+            raise Temporary(
+                "demo.not-settled",
+                f"cannot wait longer for change {change.id}: {change.progress}",
+                hint=f"it goes on: poold changes {change.id} --wait",
+            )
+        if change.state == "failed":
+            raise problem_from_json(change.problem)
         return change
+
+
+def _restored(replica: Replica) -> Replica:
+    """Return the replica if it came up from the checkpoint; nothing else is shown as a restore."""
+    if replica.method != "restore":
+        raise Permanent(
+            "demo.not-restored",
+            f"cannot show {replica.name} as restored: it came up by {replica.method}",
+            hint=replica.reason,
+        )
+    return replica
 
 
 def _address(replica: Replica) -> str:

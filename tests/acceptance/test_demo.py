@@ -21,13 +21,16 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path, traces: Callable[[Lab], 
     name = f"test-{os.getpid()}-demo"
     output, picture = tmp_path / "demo.json", tmp_path / "demo.svg"
     command = [sys.executable, "-m", "poold", "demo", "--name", name, "--runs", "1", "--down"]
-    done = subprocess.run(
-        [*command, "--output", str(output), "--picture", str(picture)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    try:
+        done = subprocess.run(
+            [*command, "--output", str(output), "--picture", str(picture)],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+    finally:
+        Lab(name).down()  # where the demo was stopped before it could
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(output.read_text())
     assert told["app"] == "wildfly"
@@ -44,6 +47,9 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path, traces: Callable[[Lab], 
     assert told["move"]["source"] != told["move"]["target"]
     assert told["move_downtime_seconds"] > 0
     assert told["on_tmpfs"]["counters"] == [2, 3]
+    for phases in ("cold_phases", "article_phases", "restore_phases"):
+        assert all("ready" in run for run in told[phases]), phases
+    assert told["article_checkpoint_seconds"] > 0
     assert "poold restore" in done.stdout
     assert picture.read_text().startswith("<svg")
     assert traces(Lab(name)) == []
