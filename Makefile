@@ -44,7 +44,8 @@ lint: setup
 test: lint
 	@mkdir -p build
 	.ci/setup --tools $(VENV)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(PYTEST_ARGS)
+	PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/prometheus/usr/bin:$(CURDIR)/$(VENV)/python3.9/usr/bin:$$PATH" \
+	  $(BIN)/pytest $(PYTEST_ARGS)
 
 soak: setup
 	$(BIN)/python tests/faults/soak.py --kills $(KILLS) --output build/soak.json $(SOAK_ARGS)
