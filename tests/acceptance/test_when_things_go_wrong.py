@@ -95,15 +95,15 @@ def _folder(generation):
 
 
 def _is_whole(fleet, host, generation):
-    """Wait until the host has the generation staged again, as it was sealed."""
+    """Whether the host has the generation staged, as it was sealed."""
     archive = f"{_folder(generation)}/archive.tar"
     script = f"test -e {_folder(generation)}/staged.json && sha256sum {archive} || true"
+    return fleet.on(host, "sh", "-c", script).startswith(generation.manifest.archive_sha256)
 
-    def is_so():
-        said = fleet.on(host, "sh", "-c", script)
-        return said.startswith(generation.manifest.archive_sha256)
 
-    fleet.until(f"the generation is whole on {host}", is_so)
+def _becomes_whole(fleet, host, generation):
+    """Wait until the host has the generation staged again, as it was sealed."""
+    fleet.until(f"the generation is whole on {host}", lambda: _is_whole(fleet, host, generation))
 
 
 _BREAK = {
@@ -127,10 +127,14 @@ def test_a_staged_archive_is(fleet, host, how):
     fleet.settled(fleet.client.restore("app", host=host))
     (replica,) = fleet.ready("app", 1)
     assert replica.host == host
-    assert fleet.count(replica) == (2 if replica.method == "restore" else 0), replica
-    if replica.method == "cold":
+    if replica.method == "restore":
+        assert _is_whole(fleet, host, generation), "it was restored from what is broken"
+        assert fleet.count(replica) == 2
+    else:
+        assert replica.method == "cold"
         assert "archive.tar" in replica.reason, replica
-    _is_whole(fleet, host, generation)
+        assert fleet.count(replica) == 0
+    _becomes_whole(fleet, host, generation)
     fleet.settled(fleet.client.restore("app", host=host))
     assert fleet.ready("app", 2)[1].method == "restore"
 
@@ -150,7 +154,7 @@ def test_a_received_archive_is(fleet, how):
     folder = _folder(generation)
     fleet.on("b", "sh", "-c", f"rm {folder}/archive.tar {folder}/staged.json; {broken[how]}")
     fleet.start()
-    _is_whole(fleet, "b", generation)
+    _becomes_whole(fleet, "b", generation)
     fleet.settled(fleet.client.restore("app", host="b"))
     (replica,) = fleet.ready("app", 1)
     assert replica.method == "restore", replica
