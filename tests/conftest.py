@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +17,7 @@ import pytest
 from poold.lab import Lab
 
 _SETTLE_SECONDS = 5.0
+_TASKS_SETTLE_SECONDS = 1.0  # one that was cancelled has a turn or two to end
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -100,6 +103,23 @@ def _children() -> set[int]:
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile
             found |= {int(pid) for pid in task.read_text(encoding="utf-8").split()}
     return found
+
+
+@pytest.fixture(autouse=True)
+def _no_task_is_left(request: pytest.FixtureRequest, _no_child_is_left: None) -> None:
+    """Fail a coroutine test after which, its own fixtures gone, a task remains in its loop."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        request.getfixturevalue("_tasks_of_the_test")
+
+
+@pytest.fixture
+async def _tasks_of_the_test() -> AsyncIterator[None]:
+    yield
+    here = asyncio.current_task()
+    if ending := asyncio.all_tasks() - {here}:
+        await asyncio.wait(ending, timeout=_TASKS_SETTLE_SECONDS)
+    left = asyncio.all_tasks() - {here}
+    assert not left, f"tasks are left: {sorted(map(repr, left))}"
 
 
 @pytest.fixture
