@@ -86,7 +86,7 @@ class Examination:
                 "podman", "error", "podman is not installed", "it starts, freezes and restores",
                 "install podman",
             )  # fmt: skip
-        engine = (await self._engine.versions()).engine
+        engine = (await self._engine.versions(again=True)).engine
         level = "ok" if _major(engine) >= 4 else "warning"
         why = "" if level == "ok" else "--publish and --file-locks at a restore came with podman 4"
         return Finding("podman", level, engine, why, "" if level == "ok" else "update podman")  # type: ignore[arg-type]
@@ -109,6 +109,11 @@ class Examination:
     async def _criu(self) -> Finding:
         if self._engine.name != "podman":
             return Finding("criu", "ok", f"not needed by engine {self._engine.name}")
+        if shutil.which("criu") is None:
+            return Finding(
+                "criu", "error", "criu is not installed", "it freezes and thaws the processes",
+                "install criu",
+            )  # fmt: skip
         self._run.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="examine-", dir=self._run) as scratch:
             await try_criu(Path(scratch))
@@ -172,7 +177,7 @@ class Examination:
         found = await run(["podman", "network", "inspect", "podman"], deadline_seconds=10.0)
         if found.status != 0:
             return Finding(
-                "network", "error", f"the default network is not usable: {found.error_text[-200:]}",
+                "network", "error", f"the default network is not usable: {found.error_text[:300]}",
                 "replicas are published through it", way_out,
             )  # fmt: skip
         backend = await run(

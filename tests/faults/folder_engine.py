@@ -120,7 +120,7 @@ class FolderEngine:
     async def storage(self) -> Path:
         return self._boxes
 
-    async def versions(self) -> Versions:
+    async def versions(self, *, again: bool = False) -> Versions:
         return Versions("folder 1", "none", "none")
 
     # -- how --------------------------------------------------------------------------------------

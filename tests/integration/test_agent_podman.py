@@ -25,6 +25,7 @@ from poold.agent.messages import (
     Examine,
     ExportImage,
     FindImage,
+    Finding,
     ImportImage,
     Logs,
     Observation,
@@ -508,12 +509,116 @@ async def test_an_action_past_its_deadline_leaves_nothing(agent: Agent) -> None:
             assert agent.exec("runc", "list", "-q") == ""
 
 
-async def test_the_examination_tries_criu(agent: Agent) -> None:
-    """On a good host everything is ok, and CRIU really froze and thawed a process."""
-    now = float(agent.exec("date", "+%s"))
-    found = {finding.check: finding for finding in (await agent.do(Examine(now))).findings}
-    assert found["criu"].what.endswith("froze and thawed a process")
-    assert {
-        check: finding.level for check, finding in found.items() if finding.level == "error"
-    } == {}
-    assert {"python", "podman", "runtime", "kernel", "cgroups", "cpu", "localhost"} <= set(found)
+# -- examining a host -----------------------------------------------------------------------------
+
+CHECKS = (
+    *("python", "podman", "runtime", "criu", "kernel", "cgroups", "cpu", "localhost", "network"),
+    *("zstd", "disk", "memory", "clock"),
+)
+MACHINES = {"disk", "memory"}  # the machine under the lab may be short of these
+
+
+async def complaints(agent: Agent, *, behind_seconds: float = 0) -> dict[str, Finding]:
+    """Examine the host; return what is not ok, each complete enough for an operator."""
+    now = float(agent.exec("date", "+%s.%N")) - behind_seconds
+    findings = (await agent.do(Examine(now))).findings
+    assert tuple(finding.check for finding in findings) == CHECKS
+    found = {f.check: f for f in findings if f.level != "ok" and f.check not in MACHINES}
+    assert all(f.what and f.why and f.way_out for f in found.values()), found
+    return found
+
+
+@contextlib.contextmanager
+def away(agent: Agent, *paths: str) -> Iterator[None]:
+    """Let a host be without some files for the block."""
+    # not under a name that begins with lib: ldconfig would take it for the library
+    aside = {path: "{}/away-{}".format(*path.rsplit("/", 1)) for path in paths}
+    moved = []
+    try:
+        for path in paths:
+            agent.exec("mv", path, aside[path])
+            moved.append(path)
+        yield
+    finally:
+        for path in moved:
+            agent.exec("mv", aside[path], path)
+
+
+@contextlib.contextmanager
+def edited(agent: Agent, path: str, sed: str) -> Iterator[None]:
+    """Let a host have another text in a file for the block."""
+    agent.exec("cp", path, f"{path}.kept")
+    try:
+        agent.exec("sh", "-c", f"sed '{sed}' {path}.kept > {path}")
+        yield
+    finally:
+        agent.exec("sh", "-c", f"cat {path}.kept > {path} && rm {path}.kept")
+
+
+async def test_a_good_host_is_examined_without_complaint(agent: Agent) -> None:
+    """Each check says what it saw, none complains, and CRIU really froze and thawed a process."""
+    assert await complaints(agent) == {}
+    findings = (await agent.do(Examine(float(agent.exec("date", "+%s"))))).findings
+    said = {finding.check: finding.what for finding in findings}
+    assert said["criu"].endswith("froze and thawed a process")
+    assert said["runtime"].startswith("runc ")
+    assert all(said.values())
+
+
+@pytest.mark.parametrize(("behind_seconds", "says"), [(3600, "ahead of"), (-3600, "behind")])
+async def test_a_wrong_clock_is_found(agent: Agent, behind_seconds: float, says: str) -> None:
+    """A clock that differs from the daemon's is a warning that says which way."""
+    found = await complaints(agent, behind_seconds=behind_seconds)
+    assert {check: finding.level for check, finding in found.items()} == {"clock": "warning"}
+    assert f" s {says} the daemon's clock" in found["clock"].what
+    assert found["clock"].what.startswith(("3600.", "3599."))
+
+
+@pytest.mark.parametrize("program", ["zstd", "criu"])
+async def test_a_missing_program_is_found(agent: Agent, program: str) -> None:
+    """It is an error of its own check, no other check suffers, and it is looked for each time."""
+    with away(agent, agent.exec("sh", "-c", f"command -v {program}").strip()):
+        found = await complaints(agent)
+    assert {check: finding.level for check, finding in found.items()} == {program: "error"}
+    assert found[program].what == f"{program} is not installed"
+    assert found[program].way_out == f"install {program}"
+    assert await complaints(agent) == {}
+
+
+async def test_a_missing_netavark_is_found(agent: Agent) -> None:
+    """Podman says nothing more of itself without it; whatever suffers names it."""
+    with away(agent, "/usr/lib/podman/netavark"):
+        found = await complaints(agent)
+    assert "install netavark" in found["network"].way_out
+    assert {finding.level for finding in found.values()} == {"error"}
+    assert [f for f in found.values() if "netavark" not in f.what + f.why] == []
+    assert await complaints(agent) == {}
+
+
+async def test_a_hosts_file_without_localhost_is_found(agent: Agent) -> None:
+    """Checkpoints would wait for a name server: said with the line that is missing."""
+    with edited(agent, "/etc/hosts", "/localhost/d"):
+        found = await complaints(agent)
+    assert set(found) == {"localhost"}
+    assert "127.0.0.1 localhost" in found["localhost"].way_out
+    assert await complaints(agent) == {}
+
+
+async def test_crun_without_libcriu_is_found(agent: Agent) -> None:
+    """It cannot freeze; with the library, or with runc, the same host is fine."""
+    library = "/usr/lib/x86_64-linux-gnu/libcriu.so.2"
+    files = agent.exec("sh", "-c", f"ls {library}*").split()
+    crun = ("/etc/containers/containers.conf", 's/^runtime = .*/runtime = "crun"/')
+    with edited(agent, *crun):
+        assert await complaints(agent) == {}
+    try:
+        with away(agent, *files):
+            agent.exec("ldconfig")
+            with edited(agent, *crun):
+                found = await complaints(agent)
+            assert await complaints(agent) == {}, "the way out is seen by the agent that runs"
+    finally:
+        agent.exec("ldconfig")
+    assert {check: finding.level for check, finding in found.items()} == {"runtime": "error"}
+    assert "without libcriu" in found["runtime"].what
+    assert 'runtime = "runc"' in found["runtime"].way_out

@@ -75,8 +75,8 @@ class Engine(Protocol):
 
     name: str
 
-    async def versions(self) -> Versions:
-        """Return the versions; asked once, then remembered."""
+    async def versions(self, *, again: bool = False) -> Versions:
+        """Return the versions; asked once, then remembered until `again`."""
 
     async def containers(self) -> tuple[Container, ...]:
         """List all containers, running or not, whoever made them."""

@@ -96,7 +96,7 @@ class MemoryEngine:
             await self._stop(box)
         self._boxes.clear()
 
-    async def versions(self) -> Versions:
+    async def versions(self, *, again: bool = False) -> Versions:  # noqa: ARG002
         """See Engine."""
         return Versions("memory 1", "none", "none")
 

@@ -44,8 +44,10 @@ class PodmanEngine:
 
     # -- what is there ----------------------------------------------------------------------------
 
-    async def versions(self) -> Versions:
+    async def versions(self, *, again: bool = False) -> Versions:
         """See Engine."""
+        if again:
+            self._info = None
         return (await self._facts()).versions
 
     async def storage(self) -> Path:
