@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -59,9 +61,7 @@ def no_containers(lab: Lab) -> Iterator[None]:
 def test_up_again_leaves_running_hosts_alone(lab: Lab) -> None:
     """A second `up` boots nothing and writes the same configuration."""
     before = lab.status(), lab.config_path.read_text(encoding="utf-8")
-    began = time.monotonic()
     lab.up(hosts=2, image_names=("tomcat",), images_on=("a",))
-    assert time.monotonic() - began < 10
     assert (lab.status(), lab.config_path.read_text(encoding="utf-8")) == before
     assert [host.running for host in lab.status()] == [True, True]
 
@@ -85,19 +85,6 @@ def test_ssh_goes_by_the_written_key_and_pinned_host_keys(lab: Lab) -> None:
     assert lab.key_path.stat().st_mode & 0o777 == 0o600
 
 
-def test_exec_passes_status_and_streams_on(lab: Lab) -> None:
-    """`poold lab exec` behaves like the command itself."""
-    done = subprocess.run(
-        [sys.executable, "-m", "poold", "lab", "exec", "a", "--", "sh", "-c", "cat; exit 7"],
-        check=False,
-        input="from the machine",
-        capture_output=True,
-        text=True,
-        env={**os.environ, "POOLD_LAB": lab.name},
-    )
-    assert (done.stdout, done.returncode) == ("from the machine", 7)
-
-
 def test_nothing_of_the_lab_is_in_the_machines_network(lab: Lab) -> None:
     """The machine sees neither bridge nor links, and cannot reach a host."""
     links = subprocess.run(["ip", "-o", "link"], check=True, capture_output=True, text=True).stdout
@@ -109,9 +96,7 @@ def test_a_killed_host_is_gone_at_once_and_boots_again(lab: Lab) -> None:
     """Its processes die, its disk stays, and it comes back as another boot."""
     before = boot_id(lab, "b")
     lab.exec("b", "sh", "-c", "echo kept > /root/note; echo lost > /run/note")
-    began = time.monotonic()
     lab.kill("b")
-    assert time.monotonic() - began < 5
     assert not lab.status()[1].running
     with pytest.raises(Problem, match="it is not running"):
         lab.exec("b", "true")
@@ -141,24 +126,135 @@ def test_a_cut_host_runs_on_unreached_until_mended(lab: Lab) -> None:
     assert eventually(lambda: ssh(lab, "b", "hostname"), seconds=5) == "b"
 
 
+class Program:
+    """`poold lab`, as it is typed, for one lab."""
+
+    def __init__(self, name: str) -> None:
+        self._environment = {**os.environ, "POOLD_LAB": name}
+
+    def ends(self, *argv: str, text_in: str = "") -> tuple[int, str, str]:
+        """Return with which status it ended and what it said on either stream."""
+        done = subprocess.run(
+            [sys.executable, "-m", "poold", "lab", *argv],
+            check=False,
+            input=text_in,
+            capture_output=True,
+            text=True,
+            env=self._environment,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def says(self, *argv: str) -> str:
+        """Return what it prints; it succeeds and has nothing to complain about."""
+        status, out, complaint = self.ends(*argv)
+        assert (status, complaint) == (0, ""), (argv, out)
+        return out
+
+    def ls(self) -> dict[str, Any]:
+        """Return what it lists."""
+        listed: dict[str, Any] = json.loads(self.says("ls", "--json"))
+        return listed
+
+    def states(self) -> dict[str, tuple[bool, bool]]:
+        """Return of each host whether it runs and whether its link is cut."""
+        return {host["name"]: (host["running"], host["cut"]) for host in self.ls()["hosts"]}
+
+
+@pytest.fixture
+def other(lab: Lab) -> Iterator[Lab]:
+    """Name a lab beside the first one; what a test leaves of it goes."""
+    beside = Lab(f"{lab.name}-other")
+    yield beside
+    beside.down()
+
+
 def test_labs_stand_side_by_side_and_go_without_a_trace(
-    lab: Lab, traces: Callable[[Lab], list[str]]
+    lab: Lab, other: Lab, traces: Callable[[Lab], list[str]]
 ) -> None:
     """Two labs use the same addresses and do not meet; `down` removes one, not the other."""
-    other = Lab(f"{lab.name}-other")
-    try:
-        other.up(hosts=1, image_names=(), images_on=())
-        assert other.address("a") == lab.address("a")
-        assert ssh(other, "a", "cat /etc/machine-id") != ssh(lab, "a", "cat /etc/machine-id")
-        assert {lab.name, other.name} <= set(Lab.names())
-        running = subprocess.Popen(other.run_argv(["sleep", "60"]))
-        assert traces(other) != []
-    finally:
-        other.down()
+    poold = Program(other.name)
+    printed = poold.says("up", "--hosts", "2", "--images", "tomcat")
+    addresses = [lab.address("a"), lab.address("b")]
+    assert printed.splitlines() == [
+        f"a  {addresses[0]}", f"b  {addresses[1]}", f"configuration: {other.config_path}",
+    ]  # fmt: skip
+    listed = poold.ls()
+    assert [host.pop("process") > 0 for host in listed["hosts"]] == [True, True]
+    assert listed == {
+        "name": other.name,
+        "config": str(other.config_path),
+        "key": str(other.key_path),
+        "known_hosts": str(other.known_hosts_path),
+        "netns": str(other.netns_path),
+        "hosts": [
+            {"name": name, "address": address, "running": True, "cut": False}
+            for name, address in zip("ab", addresses, strict=True)
+        ],
+    }
+    assert poold.says("ls") == f"a  {addresses[0]}  running\nb  {addresses[1]}  running\n"
+    images = ("podman", "images", "--noheading", "--format", "{{.Repository}}:{{.Tag}}")
+    assert TOMCAT in poold.says("exec", "a", *images).split()
+    assert TOMCAT not in poold.says("exec", "b", *images).split()
+    assert ssh(other, "a", "cat /etc/machine-id") != ssh(lab, "a", "cat /etc/machine-id")
+    assert {lab.name, other.name} <= set(Lab.names())
+    running = subprocess.Popen(other.run_argv(["sleep", "600"]))
+    assert traces(other) != []
+    assert poold.says("down") == ""
     assert running.wait() == -9
     assert traces(other) == []
     assert [host.running for host in lab.status()] == [True, True]
-    other.down()
+    assert poold.says("down") == ""
+    assert "is not up" in poold.says("ls")
+    assert poold.ls()["hosts"] == []
+
+
+def test_the_program_lets_hosts_go_wrong(lab: Lab) -> None:
+    """Cut, mend, kill and reboot are seen in the listing, and on the wire; the other host stays."""
+    poold = Program(lab.name)
+    fine, address = (True, False), lab.address("b")
+    reach = ("run", "timeout", "2", "bash", "-c", f"</dev/tcp/{address}/22")
+    try:
+        assert poold.states() == {"a": fine, "b": fine}
+        assert poold.says(*reach) == ""
+        assert poold.says("cut", "b") == ""
+        assert poold.states() == {"a": fine, "b": (True, True)}
+        assert f"b  {address}  running  cut" in poold.says("ls").splitlines()
+        assert poold.ends(*reach)[0] != 0
+        assert poold.says("exec", "b", "hostname") == "b\n"
+        assert poold.says("mend", "b") == ""
+        assert poold.states() == {"a": fine, "b": fine}
+        assert poold.says(*reach) == ""
+
+        boot = poold.says("exec", "b", "cat", "/proc/sys/kernel/random/boot_id")
+        assert poold.says("kill", "b") == ""
+        assert poold.states() == {"a": fine, "b": (False, False)}
+        assert f"b  {address}  dead" in poold.says("ls").splitlines()
+        status, out, complaint = poold.ends("exec", "b", "true")
+        assert (status, out) == (1, "")
+        assert "it is not running" in complaint
+        assert poold.says("reboot", "b") == ""
+        assert poold.states() == {"a": fine, "b": fine}
+        assert poold.says("exec", "b", "cat", "/proc/sys/kernel/random/boot_id") != boot
+    finally:
+        lab.mend("b")
+        lab.up(hosts=2, image_names=("tomcat",), images_on=("a",))
+
+
+@pytest.mark.parametrize("words", [("exec", "a", "--"), ("exec", "a"), ("run",)])
+def test_a_commands_own_status_and_streams_are_passed_on(lab: Lab, words: tuple[str, ...]) -> None:
+    """What runs on a host, or in the lab's network, behaves as if it were called itself."""
+    script = ("sh", "-c", "cat; echo to the error stream >&2; exit 7")
+    ended = Program(lab.name).ends(*words, *script, text_in="from the machine")
+    assert ended == (7, "from the machine", "to the error stream\n")
+
+
+@pytest.mark.parametrize("verb", ["kill", "reboot", "cut", "mend", "exec"])
+def test_the_program_refuses_a_wrong_host(lab: Lab, verb: str) -> None:
+    """It ends with status 2 and names the hosts there are."""
+    status, out, complaint = Program(lab.name).ends(verb, "z", *(["true"] * (verb == "exec")))
+    assert (status, out) == (2, "")
+    assert "cannot find host 'z'" in complaint
+    assert "it has a, b" in complaint
 
 
 @pytest.mark.usefixtures("no_containers")
