@@ -44,7 +44,11 @@ class Done:
 
 @dataclass(frozen=True)
 class ContainerFact:
-    """A container that carries this fleet's label, or somebody else's that has a name of ours."""
+    """A container that carries this fleet's label, or somebody else's that has a name of ours.
+
+    One that is "captured" is to be thawed (`Resume`): a capture of it began, and it was not proven
+    ready since, even where its container runs again.
+    """
 
     name: str
     container_id: str
@@ -238,7 +242,8 @@ class Build(Request[Sealed]):
 class Capture(Request[Sealed]):
     """Freeze a running replica into a capture (a generation of one replica) and leave it frozen.
 
-    The stopped container stays, so that `Resume` can thaw it. When it fails the replica runs on.
+    The stopped container stays, so that `Resume` can thaw it. When it fails the replica runs on,
+    and `Resume` proves it ready where it had stopped before.
     """
 
     verb: ClassVar[str] = "capture"
@@ -251,7 +256,7 @@ class Capture(Request[Sealed]):
 
 @dataclass(frozen=True)
 class Resume(Request[Started]):
-    """Thaw a captured replica where it was frozen. Running already: done."""
+    """Thaw a captured replica where it was frozen and probe it. Ready already: done."""
 
     verb: ClassVar[str] = "resume"
     answer: ClassVar[type] = Started

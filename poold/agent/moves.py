@@ -170,13 +170,15 @@ class Moves:
         return container
 
     async def _run_on(self, record: Record) -> None:
-        """Undo a capture: thaw the replica where podman stopped it, and say it is ready again.
+        """Undo a capture: thaw the replica where podman stopped it.
 
-        Where that fails the record keeps saying "frozen", and a Resume can try again.
+        One that never stopped is as ready as before. One that was thawed is not known to answer:
+        its record keeps saying "frozen", as where thawing fails, and a Resume probes it.
         """
         container = await self._engine.find(record.container_id)
         if container is None:
             return
-        if not container.running:
+        if container.running:
+            self._records.write(record)
+        else:
             await self._engine.thaw(record.container_id, deadline_seconds=RESTORE_SECONDS)
-        self._records.write(record)

@@ -90,7 +90,7 @@ class Observing:
             role = "build"
         elif container.name.startswith(PROOF_PREFIX):
             role = "proof"
-        elif record is not None and record.frozen and not container.running:
+        elif record is not None and record.frozen:
             role = "captured"
         silence = self._silence(container.container_id)
         is_dead = record is not None and role == "replica" and not container.running
@@ -107,7 +107,7 @@ class Observing:
             method=record.method if record else "",
             address=record.address if record else "",
             started_at=record.started_at if record else container.started_at,
-            ready=record is not None and container.running and not silence,
+            ready=record is not None and not record.frozen and container.running and not silence,
             last_words=await self._engine.last_words(container.container_id) if is_dead else "",
         )
 

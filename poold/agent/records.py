@@ -24,8 +24,8 @@ from poold.model.fleet import Phases
 class Record:
     """A replica, as of the last action that changed it.
 
-    `frozen` says that a capture began: a stopped container is then a captured one; `capture` is
-    its digest once that is sealed.
+    `frozen` says that a capture began and the replica was not proven ready since, whether its
+    container runs or not; `capture` is the capture's digest once that is sealed.
     """
 
     name: str

@@ -187,6 +187,12 @@ class Replicas:
         if not is_ours(container, placement.fleet):
             raise foreign(placement.name, container)
         if container.container_id == record.container_id:
+            if record.frozen:
+                raise Refused(
+                    "replica.captured",
+                    f"cannot start {placement.name}: it is frozen here, in the middle of a move",
+                    hint="let the move end; the daemon thaws it here or forgets it",
+                )
             if container.running and digest in (None, record.digest):
                 return record.started
             if container.running:
@@ -194,12 +200,6 @@ class Replicas:
                     "replica.already-runs",
                     f"cannot restore {placement.name}: it runs already, from something else",
                     hint=f"remove it first: poold rm {placement.name}",
-                )
-            if record.frozen:
-                raise Refused(
-                    "replica.captured",
-                    f"cannot start {placement.name}: it is frozen here, in the middle of a move",
-                    hint="let the move end; the daemon thaws it here or forgets it",
                 )
         await self._bring_up.clear_name(placement)
         self._records.forget(placement.name)

@@ -340,16 +340,45 @@ async def test_a_capture_that_fails_lets_the_replica_run_on(
     assert agent.files("generations") == agent.files("work") == set()
 
 
+async def fail_to_seal(agent: Agent, name: str) -> None:
+    """Capture a replica whose seal cannot be written."""
+    folder = agent.root / "generations"
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    problem = await refusal(agent.do(Capture(agent.fleet, "hello", name, HELLO)))
+    assert problem.code == "host.file-trouble"
+    folder.unlink()
+    folder.mkdir()
+
+
 async def test_a_capture_that_fails_after_freezing_is_thawed(make: Callable[..., Agent]) -> None:
-    """A seal that cannot be written must not cost the replica."""
+    """A seal that cannot be written must not cost the replica, which is proven before it counts."""
     agent = make()
     first = await agent.do(Start(agent.placement("hello1"), HELLO))
-    shutil.rmtree(agent.root / "generations")
-    (agent.root / "generations").write_text("in the way")
-    problem = await refusal(agent.do(Capture(agent.fleet, "hello", "hello1", HELLO)))
-    assert problem.code == "host.file-trouble"
+    await fail_to_seal(agent, "hello1")
     assert await get(first) == "0\n"
+    fact = await agent.see("hello1")
+    assert (fact.role, fact.running, fact.ready) == ("captured", True, False)
+    assert (await agent.do(Resume(agent.placement("hello1"), HELLO))).address == first.address
+    assert (await agent.see("hello1")).ready
     assert not json.loads((agent.root / "replicas/hello1.json").read_text())["frozen"]
+
+
+async def test_one_thawed_by_a_failed_capture_is_not_ready_until_it_answers(
+    make: Callable[..., Agent],
+) -> None:
+    """It runs and says nothing: neither listing nor resuming nor starting it calls it ready."""
+    agent = make(Fault("thaw", kind="mute"))
+    await agent.do(Start(agent.placement("hello1"), HELLO))
+    await fail_to_seal(agent, "hello1")
+    hurried = replace(HELLO, readiness=HttpProbe(path="/ready", deadline_seconds=0.1))
+    resume = Resume(agent.placement("hello1"), hurried)
+    for _ in range(2):
+        assert (await refusal(agent.do(resume))).code == "probe.deadline"
+        fact = await agent.see("hello1")
+        assert (fact.role, fact.running, fact.ready) == ("captured", True, False)
+    start = Start(agent.placement("hello1"), hurried)
+    assert (await refusal(agent.do(start))).code == "replica.captured"
 
 
 async def test_an_open_connection_is_waited_for_then_named(make: Callable[..., Agent]) -> None:
