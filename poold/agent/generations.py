@@ -77,10 +77,12 @@ class Generations:
             digest = Digest(f"sha256:{folder.name}")
             if _HEX.fullmatch(digest) and (folder / MANIFEST).exists():
                 manifest = _read_manifest(folder)
-                size = sum(file.stat().st_size for file in folder.iterdir())
                 facts.append(
                     GenerationFact(
-                        digest, manifest.pool if manifest else "", _is_staged(folder), size
+                        digest,
+                        manifest.pool if manifest else "",
+                        _is_staged(folder),
+                        _bytes_in(folder),
                     )
                 )
         return tuple(facts)
@@ -233,6 +235,16 @@ async def _report_offset(source: int, size: int, report: Report) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size
+
+
+def _bytes_in(folder: Path) -> int:
+    """Sum a folder's files; what is renamed or deleted meanwhile by other threads counts not."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                size += _size(file)
+    return size
 
 
 def sha256_of(path: Path, stop: threading.Event) -> str:

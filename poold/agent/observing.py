@@ -8,6 +8,7 @@ this fleet, records without a container. What a replica should be is not known h
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 import shutil
 import time
@@ -19,8 +20,12 @@ from poold.agent.builds import BUILD_PREFIX, PROOF_PREFIX
 from poold.agent.engines.base import Container, Engine
 from poold.agent.folders import Folders, free_bytes
 from poold.agent.generations import Generations
+from poold.agent.journal import read_boot_id
 from poold.agent.messages import ContainerFact, Observation, Observe
 from poold.agent.records import Record, Records
+from poold.errors import Problem
+
+log = logging.getLogger(__name__)
 
 _STALE_SECONDS = 3600.0  # a temporary image archive that nobody fetched
 
@@ -64,7 +69,7 @@ class Observing:
         kept = await self._sweep_containers(containers, running, request.fleet)
         facts = [await self._fact(container, records, request) for container in kept]
         return Observation(
-            boot_id=boot_id(),
+            boot_id=read_boot_id(),
             now=time.time(),
             containers=tuple(fact for fact in facts if fact.ours or fact.name in request.names),
             generations=self._generations.list(),
@@ -138,16 +143,26 @@ class Observing:
     async def _sweep_containers(
         self, containers: tuple[Container, ...], running: tuple[str, ...], fleet: str
     ) -> list[Container]:
-        """Remove builds and proofs of this fleet whose action is gone; return the others."""
+        """Remove builds and proofs of this fleet whose action is gone; return what is left.
+
+        One that cannot be removed must not hide the host: it stays listed, and is tried again.
+        """
         kept = []
         for container in containers:
             temporary = container.name.startswith((BUILD_PREFIX, PROOF_PREFIX))
             owned = container.labels.get(BUILD, "") in running
-            if temporary and is_ours(container, fleet) and not owned:
-                await self._engine.remove(container.container_id, stop_timeout_seconds=0)
-            else:
+            left_over = temporary and is_ours(container, fleet) and not owned
+            if not (left_over and await self._is_removed(container)):
                 kept.append(container)
         return kept
+
+    async def _is_removed(self, container: Container) -> bool:
+        try:
+            await self._engine.remove(container.container_id, stop_timeout_seconds=0)
+        except Problem as problem:
+            log.warning("cannot sweep up %s: %s", container.name, problem)
+            return False
+        return True
 
     async def _facts(self) -> dict[str, str]:
         versions = await self._engine.versions()
@@ -159,11 +174,6 @@ class Observing:
             "machine": platform.machine(),
             "python": platform.python_version(),
         }
-
-
-def boot_id() -> str:
-    """Return the kernel's id of this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def memory_free_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:

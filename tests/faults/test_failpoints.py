@@ -23,7 +23,7 @@ from promises import broken
 from view import Container, HostSeen, View, read_books
 
 from poold.agent.failpoints import parse
-from poold.agent.observing import boot_id
+from poold.agent.journal import read_boot_id
 from poold.client import Client, Where
 from poold.errors import Problem
 
@@ -199,7 +199,7 @@ def seen(name: str, folder: Path) -> HostSeen:
     files = [str(path.relative_to(agent)) for path in agent.rglob("*")] if agent.exists() else []
     return HostSeen(
         name=name,
-        boot_id=boot_id(),
+        boot_id=read_boot_id(),
         containers=tuple(
             Container(
                 name=box["name"], id=box["id"], running=box["running"],

@@ -426,6 +426,17 @@ async def test_observe_sweeps_what_no_action_owns(make: Callable[..., Agent]) ->
     assert seen.memory_free_bytes > 0
 
 
+async def test_what_cannot_be_swept_up_does_not_hide_the_host(make: Callable[..., Agent]) -> None:
+    """A dead build that the engine cannot remove is listed, and goes with a later look."""
+    agent = make(Fault("remove", "poold-build-*", times=1))
+    labels = {"io.poold.fleet": agent.fleet, "io.poold.build": "dead"}
+    port = (Published(8080, 24890, "127.0.0.1"),)
+    await agent.engine.run(Launch("poold-build-dead", HELLO, labels, agent.root, port, agent.root))
+    seen = await agent.do(Observe(agent.fleet))
+    assert [(fact.name, fact.role) for fact in seen.containers] == [("poold-build-dead", "build")]
+    assert (await agent.do(Observe(agent.fleet))).containers == ()
+
+
 async def test_a_generation_travels_and_is_verified_where_it_arrives(
     make: Callable[..., Agent],
 ) -> None:

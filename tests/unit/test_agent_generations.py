@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -70,6 +71,42 @@ def test_a_digest_is_not_a_path(tmp_path: Path) -> None:
     for bad in ("sha256:../../etc", "sha256:" + "A" * 64, "0" * 64, "sha256:" + "0" * 63):
         with pytest.raises(Refused):
             store.folder(Digest(bad))
+
+
+def test_listing_bears_what_comes_and_goes(tmp_path: Path) -> None:
+    """Receivers rename parts and discards delete folders, in threads, while the host is listed."""
+    place = folders.Folders(tmp_path)
+    place.make()
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        folder = place.generations / ("0" * 64)
+        while not ended.is_set():
+            folder.mkdir()
+            (folder / "manifest.json").write_text("{}")
+            (folder / "archive.tar.zst.part").write_text("half")
+            (folder / "archive.tar.zst.part").rename(folder / "archive.tar.zst")
+            shutil.rmtree(folder)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        listed = [Generations(place).list() for _ in range(3000)]
+    finally:
+        ended.set()
+        thread.join()
+    assert {len(facts) for facts in listed} <= {0, 1}
+
+
+def test_a_vanished_file_counts_for_nothing(tmp_path: Path) -> None:
+    """What is there is listed with the size of the rest."""
+    place = folders.Folders(tmp_path)
+    place.make()
+    folder = place.generations / ("0" * 64)
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    (folder / "archive.tar.zst.part").symlink_to("gone")
+    assert [fact.bytes for fact in Generations(place).list()] == [2]
 
 
 def test_cpu_flags_are_read_on_both_architectures(tmp_path: Path) -> None:
