@@ -1,20 +1,23 @@
 """As much HTTP/1.1 as probes, warm-up and hooks need: one request, one connection.
 
-Flows in: where, what, a time limit. Flows out: the status and the beginning of the body. The
-connection is read to its end before it is closed: a half-read one would leave a dead socket inside
-the application, and a dead socket spoils a checkpoint.
+Flows in: where, what, a time limit. Flows out: the status, when it came, and the beginning of the
+body. The answer is read to its end before the connection is closed: a half-read one would leave a
+dead socket inside the application, and a dead socket spoils a checkpoint.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Optional
 
+DRAIN_SECONDS = 2.0  # for the rest of an answer, once its status is read
 _KEEP_BYTES = 64 * 1024
-_DRAIN_SECONDS = 2.0
+_CHUNK_BYTES = 64 * 1024
+_BODILESS = (204, 304)
 
 
 class BadAnswer(Exception):
@@ -40,10 +43,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Answer:
-    """The status, and the body's first 64 KiB."""
+    """The status, the body's first 64 KiB, and the monotonic time at which the status came."""
 
     status: int
     body: bytes
+    at: float
 
 
 def request_bytes(
@@ -79,24 +83,36 @@ async def request(
     headers: Optional[Mapping[str, str]] = None,
     body: bytes = b"",
 ) -> Answer:
-    """Send one request; OSError, asyncio.TimeoutError or BadAnswer when there is no answer."""
+    """Send one request; OSError, asyncio.TimeoutError or BadAnswer when there is no answer.
+
+    An answer is an answer once its status is read, within the time limit. Its rest gets
+    DRAIN_SECONDS more: a body that never ends is not waited for.
+    """
     data = request_bytes(target, method, path, headers, body)
-    return await asyncio.wait_for(_exchange(target, data), timeout_seconds)
+    reader, writer, status = await asyncio.wait_for(_ask(target, data), timeout_seconds)
+    answered_at = time.monotonic()
+    kept = bytearray()
+    try:
+        without_body = method == "HEAD" or status in _BODILESS
+        with contextlib.suppress(asyncio.TimeoutError, OSError, ValueError):
+            await asyncio.wait_for(_read_rest(reader, kept, without_body), DRAIN_SECONDS)
+    finally:
+        await _close(writer)
+    return Answer(status, bytes(kept), answered_at)
 
 
-async def _exchange(target: Target, data: bytes) -> Answer:
+async def _ask(
+    target: Target, data: bytes
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, int]:
+    """Send the request and read the status; the open connection is the caller's to close."""
     reader, writer = await asyncio.open_connection(target.address, target.port)
     try:
         writer.write(data)
         await writer.drain()
-        status = parse_status(await reader.readline())
-        # An answer is an answer once its status is read; a body that never ends is not waited for.
-        rest = b""
-        with contextlib.suppress(asyncio.TimeoutError, OSError):
-            rest = await asyncio.wait_for(_read_rest(reader), _DRAIN_SECONDS)
-        return Answer(status, rest.partition(b"\r\n\r\n")[2])
-    finally:
+        return reader, writer, parse_status(await reader.readline())
+    except BaseException:
         await _close(writer)
+        raise
 
 
 def parse_status(line: bytes) -> int:
@@ -109,12 +125,19 @@ def parse_status(line: bytes) -> int:
     return int(words[1])
 
 
-async def _read_rest(reader: asyncio.StreamReader) -> bytes:
-    kept = bytearray(b"\r\n")
-    while chunk := await reader.read(65536):
-        if len(kept) < _KEEP_BYTES:
-            kept += chunk
-    return bytes(kept)
+async def _read_rest(reader: asyncio.StreamReader, kept: bytearray, without_body: bool) -> None:
+    """Read headers and body; a server that keeps the connection open has said the length."""
+    left: Optional[int] = 0 if without_body else None
+    while (line := await reader.readline()).strip():
+        name, _, value = line.partition(b":")
+        if left is None and name.strip().lower() == b"content-length":
+            left = int(value)
+    while left is None or left > 0:
+        chunk = await reader.read(_CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES))
+        if not chunk:
+            return
+        kept += chunk[: _KEEP_BYTES - len(kept)]
+        left = None if left is None else left - len(chunk)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

@@ -56,7 +56,7 @@ async def until_ready(probe: Probe, reach: Reach, died: Callable[[], Awaitable[N
     try:
         await asyncio.wait(
             {attempts, death},
-            timeout=probe.deadline_seconds + 1,
+            timeout=probe.deadline_seconds + 1 + http.DRAIN_SECONDS,
             return_when=asyncio.FIRST_COMPLETED,
         )
         if attempts.done():
@@ -79,39 +79,47 @@ async def _attempts(probe: Probe, reach: Reach) -> float:
     deadline = time.monotonic() + probe.deadline_seconds
     pause = max(probe.interval_ms, 1) / 1000
     while True:
-        answer = await attempt(probe, reach)
-        now = time.monotonic()
+        answer, moment = await _asked(probe, reach)
         if not answer:
-            return now
-        if now + pause >= deadline:
+            return moment
+        if time.monotonic() + pause >= deadline:
             raise _never(probe, reach, answer)
         await asyncio.sleep(pause)
 
 
 async def attempt(probe: Probe, reach: Reach) -> str:
     """Ask once; "" means ready, anything else what came instead."""
+    said, _ = await _asked(probe, reach)
+    return said
+
+
+async def _asked(probe: Probe, reach: Reach) -> tuple[str, float]:
+    """Ask once; return what `attempt` does and the monotonic time of the answer."""
     timeout = probe.timeout_seconds
+    said = ""
     try:
         if isinstance(probe, ExecProbe):
             ended = await reach.execute(probe.command, b"", timeout)
-            said = f"exit status {ended.status}: {ended.output[-200:]}"
-            return "" if ended.status == 0 else said
-        target = reach.target(probe.port)
-        if isinstance(probe, HttpProbe):
-            status = (await http.request(target, "GET", probe.path, timeout_seconds=timeout)).status
-            return "" if 200 <= status < 400 else f"{HTTP_STATUS} {status}"
-        await http.connect(target, timeout)
+            if ended.status != 0:
+                said = f"exit status {ended.status}: {ended.output[-200:]}"
+        elif isinstance(probe, HttpProbe):
+            target = reach.target(probe.port)
+            answer = await http.request(target, "GET", probe.path, timeout_seconds=timeout)
+            said = "" if 200 <= answer.status < 400 else f"{HTTP_STATUS} {answer.status}"
+            return said, answer.at
+        else:
+            await http.connect(reach.target(probe.port), timeout)
     except asyncio.TimeoutError:
-        return f"no answer within {timeout:g} s"
+        said = f"no answer within {timeout:g} s"
     except OSError as error:
-        return os.strerror(error.errno) if error.errno else str(error)
+        said = os.strerror(error.errno) if error.errno else str(error)
     except BadAnswer as error:
-        return str(error)
+        said = str(error)
     except Problem as error:
         if error.code != "command.timeout":
             raise
-        return f"no end within {timeout:g} s"
-    return ""
+        said = f"no end within {timeout:g} s"
+    return said, time.monotonic()
 
 
 def in_words(probe: Probe, main_port: int) -> str:

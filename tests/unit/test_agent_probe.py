@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from poold.agent import probe
+from poold.agent import http, probe
 from poold.agent.engines.base import Executed
 from poold.agent.http import Target
 from poold.agent.probe import Reach
@@ -90,6 +90,56 @@ async def test_a_server_that_comes_late_is_waited_for() -> None:
         if listening is not None:
             listening.close()
             await listening.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def keeping_open(answer: bytes) -> AsyncIterator[Target]:
+    """Serve an answer and keep the connection, as a server does that heeds no "close"."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield Target("127.0.0.1", listening.sockets[0].getsockname()[1])
+    finally:
+        listening.close()
+        await listening.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "body"),
+    [
+        ("GET", b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine", b"fine"),
+        ("POST", b"HTTP/1.1 204 Done\r\n\r\n", b""),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n", b""),
+    ],
+)
+async def test_an_answer_ends_where_it_says(method: str, answer: bytes, body: bytes) -> None:
+    """A connection that is kept open is not waited for."""
+    async with keeping_open(answer) as target:
+        began = time.monotonic()
+        got = await http.request(target, method, "/", timeout_seconds=10)
+        assert time.monotonic() - began < http.DRAIN_SECONDS / 2
+    assert got.body == body
+
+
+async def test_the_status_is_the_answer_whatever_follows() -> None:
+    """Its rest gets a time of its own, the success is dated before it, what came is kept."""
+    async with keeping_open(b"HTTP/1.1 200 OK\r\n\r\nhalf") as target:
+        began = time.monotonic()
+        probing = HttpProbe(timeout_seconds=1.0, deadline_seconds=0.5)
+        got, ready_at = await asyncio.gather(
+            http.request(target, "GET", "/", timeout_seconds=1.0),
+            ready(probing, reach(target.port)),
+        )
+    assert got.body == b"half"
+    assert max(got.at, ready_at) - began < 1.0
 
 
 @pytest.mark.parametrize(
