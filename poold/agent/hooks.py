@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import Callable
 from typing import Literal
@@ -17,7 +18,7 @@ from poold.agent import http
 from poold.agent.http import BadAnswer
 from poold.agent.messages import Progress
 from poold.agent.probe import Reach
-from poold.errors import Permanent, Temporary
+from poold.errors import Permanent, Problem, Temporary
 from poold.model.application import ExecHook, Hook, WarmupRequest
 
 _WARMUP_SECONDS = 60.0  # of one request: the first ones load classes
@@ -28,30 +29,39 @@ async def call(
 ) -> None:
     """Call a hook once. Permanent("hook.failed") with what was said when it did not succeed."""
     said = {"event": event, "replica": reach.name, "pool": pool}
+    seed = secrets.token_hex(32)
     if event == "after_restore":
-        said["seed"] = secrets.token_hex(32)
+        said["seed"] = seed
     body = json.dumps(said).encode()
+    seconds = hook.timeout_seconds
+
+    def failed(why: str, detail: str = "") -> Permanent:
+        return _failed(event, reach, _without(seed, why), _without(seed, detail))
+
     if isinstance(hook, ExecHook):
-        ended = await reach.execute(hook.command, body, hook.timeout_seconds)
+        try:
+            ended = await reach.execute(hook.command, body, seconds)
+        except Problem as problem:
+            if problem.code != "command.timeout":
+                raise
+            raise failed(f"no end in {seconds:g} s") from problem
         if ended.status != 0:
-            raise _failed(event, reach, f"it exits with status {ended.status}", ended.output)
+            raise failed(f"it exits with status {ended.status}", ended.output)
         return
     try:
         answer = await http.request(
             reach.target(hook.port),
             hook.method,
             hook.path,
-            timeout_seconds=hook.timeout_seconds,
+            timeout_seconds=seconds,
             headers={"Content-Type": "application/json"},
             body=body,
         )
     except (OSError, BadAnswer, asyncio.TimeoutError) as error:
-        raise _failed(
-            event, reach, str(error) or f"no answer in {hook.timeout_seconds:g} s"
-        ) from error
+        raise failed(str(error) or f"no answer in {seconds:g} s") from error
     if not 200 <= answer.status < 300:
         text = answer.body[-1000:].decode(errors="replace")
-        raise _failed(event, reach, f"it answers HTTP status {answer.status}", text)
+        raise failed(f"it answers HTTP status {answer.status}", text)
 
 
 async def warm(
@@ -91,6 +101,12 @@ async def _warm_once(request: WarmupRequest, reach: Reach) -> None:
             hint="check the pool's warm-up requests against the application",
             detail=answer.body[-1000:].decode(errors="replace"),
         )
+
+
+def _without(seed: str, text: str) -> str:
+    """Leave the seed out of what an application said, and any piece of it that a cut left."""
+    text = text.replace(seed, "…")
+    return re.sub("[0-9a-f]{8,}", lambda found: "…" if found[0] in seed else found[0], text)
 
 
 def _failed(event: str, reach: Reach, why: str, detail: str = "") -> Permanent:

@@ -14,15 +14,18 @@ from poold.agent.engines.base import Executed
 from poold.agent.http import Target
 from poold.agent.messages import Progress
 from poold.agent.probe import Reach
-from poold.errors import Problem
+from poold.errors import Permanent, Problem, Temporary
 from poold.model.application import ExecHook, HttpHook, WarmupRequest
 
 
 @dataclass
 class Application:
-    """What was asked, and what is answered."""
+    """What was asked, and what is answered; without words of its own it echoes."""
 
     status: str = "204 Done"
+    says: str = "why it is so"
+    prints: str = "what it printed"
+    keeps: int = 1000
     asked: list[tuple[str, bytes]] = field(default_factory=list)
     commands: list[tuple[tuple[str, ...], bytes]] = field(default_factory=list)
     exit_status: int = 0
@@ -36,14 +39,19 @@ class Application:
                 length = int(line.split(b":")[1])
         body = await reader.readexactly(length)
         self.asked.append((head.split(b" HTTP")[0].decode(), body))
-        writer.write(f"HTTP/1.1 {self.status}\r\n\r\nwhy it is so".encode())
+        said = self.says.encode() or body
+        if self.status:
+            said = f"HTTP/1.1 {self.status}\r\n\r\n".encode() + said
+        writer.write(said)
         await writer.drain()
         writer.close()
         await writer.wait_closed()
 
     async def execute(self, command: tuple[str, ...], stdin: bytes, seconds: float) -> Executed:
         self.commands.append((command, stdin))
-        return Executed(self.exit_status, "what it printed")
+        if command[0] == "sleep":
+            raise Temporary("command.timeout", f"cannot finish podman within {seconds:g} s")
+        return Executed(self.exit_status, (self.prints or stdin.decode())[-self.keeps :])
 
     @property
     def reach(self) -> Reach:
@@ -95,12 +103,35 @@ async def test_a_hook_that_does_not_succeed_is_told_with_its_words(app: Applicat
 
 
 async def test_the_seed_is_in_no_error(app: Application) -> None:
-    """A failing hook's problem travels and is logged; the bytes stay out of it."""
-    app.exit_status = 1
-    with pytest.raises(Problem) as caught:
-        await hooks.call(ExecHook(("x",)), "after_restore", app.reach, "hello")
-    seed = json.loads(app.commands[0][1])["seed"]
-    assert seed not in json.dumps(caught.value.to_json())
+    """A failing hook's problem travels and is logged; the bytes stay out, whole and in pieces."""
+    app.says = app.prints = ""
+    told = []
+    app.status, app.exit_status = "500 Broken", 1
+    for keeps in (1000, 40):
+        app.keeps = keeps
+        for hook in (HttpHook("/wake"), ExecHook(("x",))):
+            with pytest.raises(Problem) as caught:
+                await hooks.call(hook, "after_restore", app.reach, "hello")
+            told.append(json.dumps(caught.value.to_json()))
+    app.status = ""  # the echo comes where a status line should
+    with pytest.raises(Problem, match="not an HTTP answer") as caught:
+        await hooks.call(HttpHook("/wake"), "after_restore", app.reach, "p")
+    told.append(json.dumps(caught.value.to_json()))
+    seeds = [json.loads(body)["seed"] for _, body in (*app.asked, *app.commands)]
+    assert len(seeds) == len(told) == 5
+    pieces = {seed[at : at + 8] for seed in seeds for at in range(57)}
+    assert not {piece for piece in pieces if any(piece in text for text in told)}
+    assert '"hello\\", \\"seed\\": \\"\\u2026' in told[0], "the rest is told"
+
+
+async def test_a_command_that_does_not_end_fails_as_an_answer_that_does_not_come(
+    app: Application,
+) -> None:
+    """Trying again does not help a hook that hangs, whichever kind it is."""
+    hook = ExecHook(("sleep", "9"), timeout_seconds=2)
+    with pytest.raises(Permanent, match="hook after_restore of hello1: no end in 2 s") as caught:
+        await hooks.call(hook, "after_restore", app.reach, "hello")
+    assert caught.value.code == "hook.failed"
 
 
 async def test_warm_up_requests_go_out_in_order_and_are_counted(app: Application) -> None:
