@@ -18,7 +18,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
@@ -50,11 +50,6 @@ class Packed:
     archive_bytes: int
     packed_sha256: str
     packed_bytes: int
-
-
-def manifest_bytes(manifest: Manifest) -> bytes:
-    """Return the canonical JSON whose sha256 is the digest."""
-    return json.dumps(asdict(manifest), sort_keys=True, separators=(",", ":")).encode()
 
 
 class Generations:
@@ -179,7 +174,7 @@ class Generations:
 
 def seal(prepared: Path, manifest: Manifest) -> Digest:
     """Write manifest and staging mark beside an archive that was just digested."""
-    write_whole(prepared / MANIFEST, manifest_bytes(manifest), durable=True)
+    write_whole(prepared / MANIFEST, manifest.canonical(), durable=True)
     _mark_staged(prepared)
     return manifest.digest()
 

@@ -7,10 +7,9 @@ It does not know why; sending a recorded action is the caller's `ask`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Awaitable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from poold.agent.messages import ExportImage, FindImage, ImageFacts, ImportImage, Request, Stage
@@ -64,7 +63,7 @@ def manifest_bytes(digest: Digest, manifest: Manifest) -> bytes:
         raise Permanent(
             "generation.damaged", f"cannot send {digest[:19]}: its manifest has another digest"
         )
-    return json.dumps(asdict(manifest), sort_keys=True, separators=(",", ":")).encode()
+    return manifest.canonical()
 
 
 async def send_image(

@@ -100,10 +100,13 @@ class Manifest:
     phases: Phases = field(default_factory=dict)  # of the build up to sealing
     format: int = 1
 
+    def canonical(self) -> bytes:
+        """Return the JSON that is kept, sent and digested."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
     def digest(self) -> Digest:
         """Return the address of the generation: the digest of the manifest's canonical JSON."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return Digest("sha256:" + hashlib.sha256(text.encode()).hexdigest())
+        return Digest("sha256:" + hashlib.sha256(self.canonical()).hexdigest())
 
 
 @dataclass(frozen=True)
