@@ -82,7 +82,7 @@ class Builds:
             report(Progress("proving"))
             await self._prove(proof, application, prepared / ARCHIVE)
             failpoint("build.proven")
-            self._generations.admit(prepared, digest)
+            await self._generations.admit(prepared, digest)
         return Sealed(digest, manifest)
 
     async def _start(

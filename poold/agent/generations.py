@@ -26,7 +26,7 @@ from poold.agent.codec import decode
 from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders, require_space, sync, write_whole
 from poold.agent.messages import GenerationFact, Progress
-from poold.agent.process import run
+from poold.agent.process import finish, run
 from poold.errors import Permanent, Problem, Refused, Temporary
 from poold.model.fleet import Digest, Manifest
 
@@ -145,19 +145,17 @@ class Generations:
         out.replace(folder / ARCHIVE)
         failpoint("generation.unpacked")
 
-    def admit(self, prepared: Path, digest: Digest) -> Path:
-        """Move a prepared, complete folder to its place in one step, durably."""
+    async def admit(self, prepared: Path, digest: Digest) -> Path:
+        """Move a prepared, complete folder to its place in one step, durably.
+
+        Cancelled, it returns when nobody works on the folder any more.
+        """
         target = self.folder(digest)
         if target.exists():  # the same content, from an earlier action
             shutil.rmtree(prepared)
             return target
-        for file in prepared.iterdir():
-            sync(file)
-        sync(prepared)
-        failpoint("generation.before_rename")
-        prepared.rename(target)
-        failpoint("generation.renamed")
-        sync(target.parent)
+        await finish(_synced(prepared))
+        _put(prepared, target)
         return target
 
     def discard(self, digest: Digest) -> bool:
@@ -230,6 +228,24 @@ async def _report_offset(source: int, size: int, report: Report) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size
+
+
+def _put(prepared: Path, target: Path) -> None:
+    failpoint("generation.before_rename")
+    prepared.rename(target)
+    failpoint("generation.renamed")
+    sync(target.parent)
+
+
+async def _synced(folder: Path) -> None:
+    """Put a folder on disk; a thread waits for the disk, as archives are large."""
+
+    def sync_all() -> None:
+        for file in folder.iterdir():
+            sync(file)
+        sync(folder)
+
+    await asyncio.get_running_loop().run_in_executor(None, sync_all)
 
 
 def _bytes_in(folder: Path) -> int:

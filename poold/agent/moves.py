@@ -112,7 +112,7 @@ class Moves:
                 phases=phases,
             )
             digest = generations.seal(prepared, manifest)
-            self._generations.admit(prepared, digest)
+            await self._generations.admit(prepared, digest)
         except BaseException:
             await undone(self._run_on(record))
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import threading
@@ -71,6 +72,29 @@ def test_a_digest_is_not_a_path(tmp_path: Path) -> None:
     for bad in ("sha256:../../etc", "sha256:" + "A" * 64, "0" * 64, "sha256:" + "0" * 63):
         with pytest.raises(Refused):
             store.folder(Digest(bad))
+
+
+async def test_putting_a_generation_on_disk_holds_nobody_up(tmp_path: Path) -> None:
+    """The loop goes on meanwhile; cancelled, it ends when the folder is let go of, not moved."""
+    place = folders.Folders(tmp_path)
+    place.make()
+    store, digest = Generations(place), Digest("sha256:" + "0" * 64)
+    prepared = tmp_path / "prepared"
+    prepared.mkdir()
+    os.mkfifo(prepared / "archive.tar")  # opening it waits for a writer, as for a slow disk
+    for cancelled in (False, True):
+        admitting = asyncio.ensure_future(store.admit(prepared, digest))
+        await asyncio.sleep(0.05)
+        if cancelled:
+            admitting.cancel()
+            await asyncio.sleep(0.05)
+        assert not admitting.done()
+        os.close(os.open(prepared / "archive.tar", os.O_WRONLY | os.O_NONBLOCK))
+        with pytest.raises(OSError, match="Invalid argument"):  # no fsync for a pipe
+            await admitting
+        assert store.list() == ()
+    (prepared / "archive.tar").unlink()
+    assert (await store.admit(prepared, digest)).is_dir()
 
 
 def test_listing_bears_what_comes_and_goes(tmp_path: Path) -> None:
