@@ -4,7 +4,7 @@ Flows in: a checkpoint archive to seal, or received files to verify and unpack. 
 named by its digest that is complete or absent, and the path podman restores from. It knows no
 container. Layout of generations/<64 hex digits>/: manifest.json (its sha256 is the address),
 archive.tar.zst (as it travels), archive.tar (what is restored), staged.json (written last: the
-files' sizes, times and inodes as they were verified, so that a restore only looks at those).
+archive's size, time and inode as it was verified, so that a restore only looks at those).
 """
 
 from __future__ import annotations
@@ -310,12 +310,9 @@ def _delete(folder: Path, file: str) -> None:
 
 
 def _marks(folder: Path) -> dict[str, Any]:
-    """Return what tells a verified file from a changed one without reading it."""
-    marks = {}
-    for name in (MANIFEST, ARCHIVE):
-        stat = (folder / name).stat()
-        marks[name] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-    return marks
+    """Return what tells the verified archive from a changed one without reading it."""
+    stat = (folder / ARCHIVE).stat()
+    return {ARCHIVE: [stat.st_size, stat.st_mtime_ns, stat.st_ino]}
 
 
 def _mark_staged(folder: Path) -> None:
@@ -323,8 +320,11 @@ def _mark_staged(folder: Path) -> None:
 
 
 def _is_staged(folder: Path) -> bool:
+    """Whether both files are those that were verified; a manifest that came again is as good."""
     with contextlib.suppress(OSError, ValueError):
-        return bool(json.loads((folder / STAGED).read_bytes()) == _marks(folder))
+        is_marked = json.loads((folder / STAGED).read_bytes()) == _marks(folder)
+        manifest = (folder / MANIFEST).read_bytes()
+        return is_marked and hashlib.sha256(manifest).hexdigest() == folder.name
     return False
 
 

@@ -16,6 +16,7 @@ from poold.agent import http
 from poold.agent.actions import Actions
 from poold.agent.engines.base import Launch, Published
 from poold.agent.engines.memory import Fault, MemoryEngine
+from poold.agent.folders import write_whole
 from poold.agent.http import Target
 from poold.agent.messages import (
     Build,
@@ -474,6 +475,20 @@ async def test_a_swapped_manifest_is_refused(make: Callable[..., Agent]) -> None
     (target / "staged.json").unlink()
     assert (await refusal(there.do(Stage(sealed.digest)))).code == "generation.damaged"
     assert not (target / "manifest.json").exists()
+
+
+async def test_a_manifest_that_is_sent_again_costs_nothing(make: Callable[..., Agent]) -> None:
+    """The archive is not read anew for it; another manifest in its place is still refused."""
+    agent = make()
+    sealed, other = await agent.build(), await agent.build()
+    folder, others = (agent.root / "generations" / each.digest[7:] for each in (sealed, other))
+    before = (folder / "staged.json").stat().st_ino
+    write_whole(folder / "manifest.json", sealed.manifest.canonical())
+    assert not (await agent.do(Stage(sealed.digest))).changed
+    await agent.restore("hello1", sealed.digest)
+    assert (folder / "staged.json").stat().st_ino == before
+    write_whole(folder / "manifest.json", (others / "manifest.json").read_bytes())
+    assert (await refusal(agent.restore("hello2", sealed.digest))).code == "generation.damaged"
 
 
 async def test_a_touched_archive_is_read_again_before_it_is_restored(
