@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Optional, Protocol, runtime_checkable
 
 from poold.agent.messages import Event, LivenessCheck
@@ -42,13 +42,12 @@ class Watchful(Protocol):
 
 @dataclass
 class _Minded:
-    """A replica that is watched, and by which tasks."""
+    """A replica that is watched, and by which tasks; `death` None: it could not be watched."""
 
     record: Record
-    death: asyncio.Task[None]
+    death: Optional[asyncio.Task[None]] = None
     check: Optional[LivenessCheck] = None
     asking: Optional[asyncio.Task[None]] = None
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
 class Minder:
@@ -122,7 +121,9 @@ class Minder:
         if record is None or not wanted:
             return
         if known is None:
-            known = self._minded[name] = _Minded(record, self._begin(self._await_end(record)))
+            known = self._minded[name] = _Minded(record)
+        if known.death is None:
+            known.death = self._begin(self._await_end(known))
         check = self._checks.get((record.fleet, record.pool))
         if check != known.check:
             self._end(known.asking)
@@ -152,16 +153,19 @@ class Minder:
 
     # -- ends -------------------------------------------------------------------------------------
 
-    async def _await_end(self, record: Record) -> None:
+    async def _await_end(self, minded: _Minded) -> None:
         """Tell the end of a container that nobody ended on purpose.
 
         An action that ends it holds its name meanwhile, and changes its record before it lets go:
-        then this task is cancelled while it waits for the name.
+        then this task is cancelled while it waits for the name. What cannot be watched is tried
+        again with the next listing.
         """
+        record = minded.record
         try:
             reason = await self._lost(record.container_id)
         except Problem as problem:
             log.warning("cannot watch %s: %s", record.name, problem)
+            minded.death = None
             return
         async with self._lock(record.name):
             self._say("ended", record, reason)

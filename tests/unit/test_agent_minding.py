@@ -25,6 +25,7 @@ from poold.agent.messages import (
     Started,
 )
 from poold.agent.minding import Attempts
+from poold.errors import Temporary
 from poold.model.application import Application, HttpProbe, Liveness, TcpProbe
 
 HELLO = Application(image="hello", port=8080, readiness=HttpProbe(path="/ready"))
@@ -88,9 +89,9 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Host]]:
     """Make agents on hosts of their own."""
     made: list[Host] = []
 
-    def make_one(*faults: Fault) -> Host:
+    def make_one(*faults: Fault, engine: MemoryEngine | None = None) -> Host:
         folder = tmp_path / f"host{len(made)}"
-        made.append(Host(folder, MemoryEngine(faults, storage=tmp_path)))
+        made.append(Host(folder, engine or MemoryEngine(faults, storage=tmp_path)))
         return made[-1]
 
     yield make_one
@@ -115,6 +116,34 @@ async def test_a_replica_that_dies_is_told_with_its_last_words(make):
     assert (seen.running, seen.ready) == (False, False)
     assert seen.last_words == "GET /ready"
     assert host.told == []
+
+
+class Short(MemoryEngine):
+    """An engine that cannot watch the first containers it is asked to."""
+
+    failures = 2
+
+    async def lost(self, container_id: str) -> str:
+        """See Engine."""
+        if self.failures:
+            self.failures -= 1
+            raise Temporary("command.timeout", "cannot inspect it in time")
+        return await super().lost(container_id)
+
+
+async def test_what_could_not_be_watched_is_watched_from_the_next_listing(make, tmp_path):
+    """One trouble of the engine does not leave a replica unwatched for ever."""
+    host = make(engine=Short(storage=tmp_path))
+    await host.start("hello1")
+    for left in (1, 0, 0):
+        await asyncio.sleep(0)
+        assert host.engine.failures == left
+        await host.see("hello1")
+    await host.engine.crash("hello1")
+    assert (await host.event()).kind == "ended"
+    await host.see("hello1")
+    await asyncio.sleep(0)
+    assert host.told == [], "an end is told once"
 
 
 async def test_what_an_action_ends_is_no_event(make):
