@@ -19,7 +19,7 @@ from poold.agent.journal import Journal, read_boot_id
 from poold.agent.messages import Event, Progress, Request
 from poold.agent.minding import Watchful
 from poold.agent.runner import Handler, Runner
-from poold.errors import Permanent, Problem
+from poold.errors import Permanent, Problem, problem_from_json
 from poold.hosts.base import OnEvent, OnProgress
 from poold.hosts.wire import unreachable
 from poold.model.fleet import ActionId, Host, HostStatus
@@ -180,7 +180,7 @@ class LocalHost:
     def _open(self) -> Runner:
         if self._runner is None:
             if self._problem is not None:
-                raise self._problem
+                raise problem_from_json(self._problem.to_json())  # one raised anew would grow
             raise unreachable(self.name, self._status.reason or "the link is not open")
         return self._runner
 

@@ -156,7 +156,7 @@ class SshHost:
             if self._keeping is None or time.monotonic() >= deadline_at:
                 self._give_up()
             if isinstance(self._problem, Permanent) and not sent:
-                raise self._problem
+                raise problem_from_json(self._problem.to_json())  # one raised anew would grow
             await self._next_turn(deadline_at)
 
     def _give_up(self) -> NoReturn:

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -774,6 +775,26 @@ async def test_a_host_whose_python_is_too_old_is_told(sshd, root, tmp_path):
     problem = await refusal(replace(ssh_host(sshd, root), python=str(old)))
     assert (problem.code, "3.6" in problem.message) == ("host.no-python", True)
     assert not root.exists()
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+async def test_a_reason_told_again_and_again_does_not_grow(sshd, tmp_path, kind):
+    """Each caller gets an exception of his own, for nobody's frames are kept in another's."""
+    (tmp_path / "in-the-way").touch()
+    link = local_host(tmp_path / "in-the-way" / "agent")
+    if kind == "ssh":
+        host = replace(ssh_host(sshd, tmp_path), python="no-such-python")
+        link = SshHost(host, bundle=BUNDLE, patience=FAST)
+    lengths = set()
+    async with opened(link):
+        with pytest.raises(Permanent) as first:
+            await link.wait_up(SECONDS)
+        for _ in range(20):
+            with pytest.raises(Permanent) as caught:
+                await link.wait_up(SECONDS)
+            assert caught.value.to_json() == first.value.to_json()
+            lengths.add(len(list(traceback.walk_tb(caught.value.__traceback__))))
+    assert max(lengths) < 10
 
 
 async def test_a_host_where_nobody_listens_is_unreachable(sshd, root):
