@@ -1,31 +1,30 @@
 """Asking the daemon, synchronously and from a short-lived program.
 
 Flows in: where the daemon is, and a wish or a question. Flows out: the model's values, or a
-problem (the daemon's own, or "daemon.unreachable" with the way out). It speaks HTTP/1.0 by hand,
-one connection a request: http.client would cost every command a third of its time allowance (it
-imports email and ssl), and the answers of one known server need no more than this.
+problem. How the bytes get there and back is `poold.exchange`'s matter.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 
-from poold.errors import Permanent, Problem, Refused, Temporary, problem_from_json
+from poold import exchange
+from poold.errors import Permanent, Problem, Temporary
+from poold.exchange import DEFAULT_SOCKET, Where, is_unreachable
 from poold.model.events import AcceptedCall, Event, Explanation
 from poold.model.fleet import Change, Generation, HostStatus, PoolStatus, Replica
 
+__all__ = ["DEFAULT_SOCKET", "Client", "Where", "is_unreachable"]
+
 T = TypeVar("T")
 
-DEFAULT_SOCKET = "/run/poold/poold.sock"
 _ANSWER_SECONDS = 15.0
 _LOGS_SECONDS = 60.0
 _DOCTOR_SECONDS = 300.0  # CRIU is tried on every host
@@ -33,16 +32,6 @@ _LONGEST_WAIT_SECONDS = 30.0  # of one long poll; the server allows 60
 _SILENCE_SECONDS = 50.0  # on a stream of events; the server says something every 15 s
 _RETRY_SECONDS = 0.5
 _LOST = frozenset({"daemon.unreachable", "daemon.garbled", "daemon.slow"})
-_LARGEST_ANSWER_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Where:
-    """The daemon's address: a unix socket, or a URL with the file that holds the token."""
-
-    socket: str = DEFAULT_SOCKET
-    url: str = ""
-    token_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,20 +120,8 @@ class Client:
         Where events after `after` are not kept any more, the first one is of the kind "gap".
         Raises a Temporary when the daemon is gone or silent: go on after the last event seen.
         """
-        request = self._request("GET", _path("/v1/events", pool=pool, after=after), b"", "")
-        with _connect(self.where, _SILENCE_SECONDS) as connection:
-            try:
-                connection.sendall(request)
-                with connection.makefile("rb") as answer:
-                    head = b"".join(iter(answer.readline, b"\r\n"))
-                    if head.split(b" ", 2)[1:2] != [b"200"]:
-                        _body_or_problem(self.where, head + b"\r\n" + answer.read(1 << 20))
-                        return
-                    yield from _read_events(answer)
-            except TimeoutError as error:
-                raise _slow(self.where, _SILENCE_SECONDS) from error
-            except OSError as error:
-                raise _unreachable(self.where, error) from error
+        request = exchange.request(self.where, "GET", _path("/v1/events", pool=pool, after=after))
+        yield from _read_events(exchange.stream(self.where, request, _SILENCE_SECONDS))
 
     # -- wishes -----------------------------------------------------------------------------------
 
@@ -204,7 +181,9 @@ class Client:
 
     def get(self, path: str, kind: type[T], *, seconds: float = _ANSWER_SECONDS) -> T:
         """Read a path of the API as a value of `kind`."""
-        return _decode(self._exchange("GET", path, None, seconds), kind)
+        request = exchange.request(self.where, "GET", path)
+        connection = exchange.connect(self.where, seconds)
+        return _decode(exchange.converse(self.where, connection, request, seconds), kind)
 
     def _list(
         self, path: str, key: str, kind: type[T], *, seconds: float = _ANSWER_SECONDS
@@ -217,10 +196,12 @@ class Client:
 
     def _wish(self, method: str, path: str, wish: dict[str, Any] | None) -> Change:
         body = b"" if wish is None else msgspec.json.encode(wish)
-        request = self._request(method, path, body, os.urandom(16).hex())
-        connection = _connect(self.where, _ANSWER_SECONDS)  # no daemon: nothing was lost
+        request = exchange.request(self.where, method, path, body, os.urandom(16).hex())
+        connection = exchange.connect(self.where, _ANSWER_SECONDS)  # no daemon: nothing was lost
         try:
-            return _decode(self._converse(connection, request, _ANSWER_SECONDS), Change)
+            return _decode(
+                exchange.converse(self.where, connection, request, _ANSWER_SECONDS), Change
+            )
         except Temporary as problem:
             if problem.code not in _LOST:
                 raise
@@ -232,8 +213,8 @@ class Client:
         while time.monotonic() < deadline:
             time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
             try:
-                connection = _connect(self.where, _ANSWER_SECONDS)
-                return self._converse(connection, request, _ANSWER_SECONDS)
+                connection = exchange.connect(self.where, _ANSWER_SECONDS)
+                return exchange.converse(self.where, connection, request, _ANSWER_SECONDS)
             except Temporary as problem:
                 if problem.code not in _LOST:
                     raise
@@ -243,41 +224,6 @@ class Client:
             f"{lost.message}; whether the wish was accepted is not known",
             hint="poold changes shows it, once the daemon answers",
         ) from lost
-
-    def _exchange(self, method: str, path: str, body: bytes | None, seconds: float) -> bytes:
-        """Send one request and return the answer's body, or raise the problem it carries."""
-        request = self._request(method, path, body or b"", "")
-        return self._converse(_connect(self.where, seconds), request, seconds)
-
-    def _converse(self, connection: socket.socket, request: bytes, seconds: float) -> bytes:
-        raw = bytearray()
-        with connection:
-            try:
-                # A server that refuses early (a body too large) may close before it read all.
-                with contextlib.suppress(BrokenPipeError):
-                    connection.sendall(request)
-                while chunk := connection.recv(1 << 16):
-                    raw += chunk
-                    if len(raw) > _LARGEST_ANSWER_BYTES:
-                        raise _garbled(self.where, "it is too long")
-            except TimeoutError as error:
-                raise _slow(self.where, seconds) from error
-            except OSError as error:
-                raise _unreachable(self.where, error) from error
-        return _body_or_problem(self.where, bytes(raw))
-
-    def _request(self, method: str, path: str, body: bytes, key: str) -> bytes:
-        headers = {"Host": urlsplit(self.where.url).netloc or "poold", "Accept": "application/json"}
-        if self.where.token_file and self.where.url:
-            headers["Authorization"] = f"Bearer {_token(self.where.token_file)}"
-        if method != "GET":
-            headers["Content-Type"] = "application/json"
-            headers["Content-Length"] = str(len(body))
-        if key:
-            headers["Idempotency-Key"] = key
-        base = urlsplit(self.where.url).path.rstrip("/")
-        lines = [f"{method} {base}{path} HTTP/1.0", *(f"{k}: {v}" for k, v in headers.items())]
-        return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def _read_events(lines: Iterable[bytes]) -> Iterator[Event]:
@@ -295,99 +241,6 @@ def _read_events(lines: Iterable[bytes]) -> Iterator[Event]:
             is_gap = False
 
 
-def is_unreachable(problem: Problem) -> bool:
-    """Tell whether the daemon could not be asked at all."""
-    return problem.code == "daemon.unreachable"
-
-
-def _connect(where: Where, seconds: float) -> socket.socket:
-    """Connect; the timeout bounds each step of the exchange afterwards."""
-    if not where.url:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(seconds)
-        try:
-            connection.connect(where.socket)
-        except OSError as error:
-            connection.close()
-            raise _unreachable(where, error) from error
-        return connection
-    parts = urlsplit(where.url)
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        port = 0
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not port:
-        raise Refused(
-            "client.bad-url",
-            f"cannot use the URL {where.url!r}",
-            hint="as in http://host:8080",
-        )
-    try:
-        connection = socket.create_connection((parts.hostname, port), timeout=seconds)
-        return _encrypt(connection, parts.hostname) if parts.scheme == "https" else connection
-    except OSError as error:
-        raise _unreachable(where, error) from error
-
-
-def _encrypt(connection: socket.socket, name: str) -> socket.socket:
-    import ssl
-
-    try:
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=name)
-    except OSError:
-        connection.close()
-        raise
-
-
-def _body_or_problem(where: Where, raw: bytes) -> bytes:
-    head, separator, body = raw.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
-    words = lines[0].split(" ", 2)
-    if (
-        not separator
-        or len(words) < 2
-        or not words[0].startswith("HTTP/")
-        or not words[1].isdigit()
-    ):
-        raise _garbled(where, "it is not HTTP, or it broke off")
-    length = _header(lines[1:], "content-length")
-    if length.isdigit() and len(body) != int(length):
-        raise _garbled(where, "it broke off")
-    if int(words[1]) < 300:
-        return body
-    raise _problem(where, int(words[1]), body)
-
-
-def _header(lines: Iterable[str], name: str) -> str:
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip().lower() == name:
-            return value.strip()
-    return ""
-
-
-def _problem(where: Where, status: int, body: bytes) -> Problem:
-    """Rebuild the daemon's problem from its document; a proxy's page becomes a plain one."""
-    try:
-        document = msgspec.json.decode(body, type=dict[str, Any])
-        return problem_from_json(
-            {
-                "kind": document["kind"],
-                "code": document["code"],
-                "message": document["detail"],
-                "hint": document.get("hint", ""),
-                "detail": document.get("evidence", ""),
-                "retry_after_seconds": document.get("retry_after_seconds"),
-            }
-        )
-    except (msgspec.MsgspecError, KeyError):
-        return Permanent(
-            "daemon.not-poold",
-            f"cannot understand the answer of {_named(where)}: HTTP {status}",
-            hint="is it poold that listens there?",
-        )
-
-
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
@@ -400,51 +253,6 @@ def _other_version(error: Exception) -> Problem:
         "daemon.other-version",
         f"cannot understand the daemon's answer: {error}",
         hint="compare poold --version with the daemon's: GET /v1/health",
-    )
-
-
-def _token(file: str) -> str:
-    from pathlib import Path
-
-    try:
-        token = Path(file).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not ASCII"
-        raise Refused(
-            "client.no-token",
-            f"cannot read the token file {file}: {why}",
-            hint="--token-file or POOLD_TOKEN_FILE names the file that holds the daemon's token",
-        ) from error
-    if not token.isprintable():
-        raise Refused("client.no-token", f"cannot use the token in {file}: it has several lines")
-    return token
-
-
-def _named(where: Where) -> str:
-    return f"the daemon at {where.url or where.socket}"
-
-
-def _slow(where: Where, seconds: float) -> Temporary:
-    return Temporary(
-        "daemon.slow",
-        f"cannot get an answer from {_named(where)} within {seconds:.0f} s",
-        hint="it may be busy or stuck: journalctl -u poold",
-    )
-
-
-def _garbled(where: Where, why: str) -> Problem:
-    return Temporary(
-        "daemon.garbled", f"cannot read the answer of {_named(where)}: {why}", hint="try again"
-    )
-
-
-def _unreachable(where: Where, error: OSError) -> Problem:
-    why = error.strerror or str(error) or type(error).__name__
-    hint = "is it running? systemctl status poold; --socket, --url or --config say where it is"
-    if isinstance(error, PermissionError):
-        hint = "the socket's owner and group may ask: run it as root or join that group"
-    return Temporary(
-        "daemon.unreachable", f"cannot reach {_named(where)}: {why.lower()}", hint=hint
     )
 
 
