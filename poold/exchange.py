@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -39,7 +39,8 @@ def is_unreachable(problem: Problem) -> bool:
 
 def request(where: Where, method: str, path: str, body: bytes = b"", key: str = "") -> bytes:
     """Return the request as it is sent; reads the token where one is needed."""
-    headers = {"Host": urlsplit(where.url).netloc or "poold", "Accept": "application/json"}
+    url = _parts(where.url) if where.url else urlsplit("")
+    headers = {"Host": url.netloc or "poold", "Accept": "application/json"}
     if where.token_file and where.url:
         headers["Authorization"] = f"Bearer {_token(where.token_file)}"
     if method != "GET":
@@ -47,7 +48,7 @@ def request(where: Where, method: str, path: str, body: bytes = b"", key: str = 
         headers["Content-Length"] = str(len(body))
     if key:
         headers["Idempotency-Key"] = key
-    base = urlsplit(where.url).path.rstrip("/")
+    base = url.path.rstrip("/")
     lines = [f"{method} {base}{path} HTTP/1.0", *(f"{k}: {v}" for k, v in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
@@ -63,22 +64,29 @@ def connect(where: Where, seconds: float) -> socket.socket:
             connection.close()
             raise _unreachable(where, error) from error
         return connection
-    parts = urlsplit(where.url)
+    parts = _parts(where.url)
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        port = 0
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not port:
-        raise Refused(
-            "client.bad-url",
-            f"cannot use the URL {where.url!r}",
-            hint="as in http://host:8080",
-        )
-    try:
-        connection = socket.create_connection((parts.hostname, port), timeout=seconds)
-        return _encrypt(connection, parts.hostname) if parts.scheme == "https" else connection
+        connection = socket.create_connection(address, timeout=seconds)
+        return _encrypt(connection, address[0]) if parts.scheme == "https" else connection
     except OSError as error:
         raise _unreachable(where, error) from error
+
+
+def _parts(url: str) -> SplitResult:
+    """Take a URL apart; whatever cannot be used of it is refused here."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        host.encode("idna")  # as getaddrinfo does: a label is empty or too long
+        usable = parts.scheme in {"http", "https"} and host != "" and parts.port != 0
+    except ValueError:
+        usable = False
+    if not (usable and url.isascii() and url.isprintable()) or " " in url:
+        raise Refused(
+            "client.bad-url", f"cannot use the URL {url!r}", hint="as in http://host:8080"
+        )
+    return parts
 
 
 def _encrypt(connection: socket.socket, name: str) -> socket.socket:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from poold.client import Client, Where
-from poold.errors import Permanent, Problem, Temporary
+from poold.errors import Permanent, Problem, Refused, Temporary
 
 
 @contextmanager
@@ -101,6 +101,28 @@ def test_a_port_where_nobody_listens_is_unreachable():
     with pytest.raises(Temporary) as away:
         Client(Where(url="http://127.0.0.1:1")).pools()
     assert away.value.code == "daemon.unreachable"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x",
+        "http://",
+        "http://[x",
+        "http://x:99999",
+        "http://x:y",
+        "http://\N{SNOWMAN}",
+        "http://a b",
+        "http://x..y",
+        f"http://{'x' * 64}.y",
+    ],
+)
+@pytest.mark.parametrize("asked", [Client.pools, lambda client: list(client.follow())])
+def test_a_url_that_is_none_is_refused(url, asked):
+    """Whatever is wrong with a URL: the same sentence says that it cannot be used."""
+    with pytest.raises(Refused) as refused:
+        asked(Client(Where(url=url)))
+    assert refused.value.code == "client.bad-url"
 
 
 @pytest.mark.parametrize("token", ["two\nlines", "ü"])
