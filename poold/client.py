@@ -36,7 +36,7 @@ _LOST = frozenset({"daemon.unreachable", "daemon.garbled", "daemon.slow"})
 
 @dataclass(frozen=True)
 class Client:
-    """The API as functions. Every call but `follow` ends within its deadline.
+    """The API as functions. Every call but `follow` ends within its deadline, once connected.
 
     A wish whose answer was lost is sent again with its key for `patience_seconds`: it is accepted
     once, however often it arrives.

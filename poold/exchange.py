@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -21,6 +22,8 @@ from poold.errors import Permanent, Problem, Refused, Temporary, problem_from_js
 
 DEFAULT_SOCKET = "/run/poold/poold.sock"
 _LARGEST_ANSWER_BYTES = 64 << 20
+_LARGEST_HEAD_BYTES = 64 << 10
+_LARGEST_PROBLEM_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def request(where: Where, method: str, path: str, body: bytes = b"", key: str = 
 
 
 def connect(where: Where, seconds: float) -> socket.socket:
-    """Connect; the timeout bounds each step of the exchange afterwards."""
+    """Connect, within so many seconds for each address that a name has."""
     if not where.url:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(seconds)
@@ -100,14 +103,18 @@ def _encrypt(connection: socket.socket, name: str) -> socket.socket:
 
 
 def converse(where: Where, connection: socket.socket, asked: bytes, seconds: float) -> bytes:
-    """Send one request and return the answer's body, or raise the problem it carries."""
+    """Send one request and return the answer's body, or raise the problem it carries.
+
+    The whole of it ends within `seconds`, however slowly the answer comes.
+    """
+    deadline = time.monotonic() + seconds
     raw = bytearray()
     with connection:
         try:
             # A server that refuses early (a body too large) may close before it read all.
             with contextlib.suppress(BrokenPipeError):
                 connection.sendall(asked)
-            while chunk := connection.recv(1 << 16):
+            while chunk := _receive(connection, deadline):
                 raw += chunk
                 if len(raw) > _LARGEST_ANSWER_BYTES:
                     raise _garbled(where, "it is too long")
@@ -118,21 +125,40 @@ def converse(where: Where, connection: socket.socket, asked: bytes, seconds: flo
     return _body_or_problem(where, bytes(raw))
 
 
+def _receive(connection: socket.socket, deadline: float) -> bytes:
+    left_seconds = deadline - time.monotonic()
+    if left_seconds <= 0:
+        raise TimeoutError
+    connection.settimeout(left_seconds)
+    return connection.recv(1 << 16)
+
+
 def stream(where: Where, asked: bytes, silence_seconds: float) -> Iterator[bytes]:
     """Send one request and give its answer's lines as they come; silence ends it with a problem."""
     with connect(where, silence_seconds) as connection:
         try:
             connection.sendall(asked)
             with connection.makefile("rb") as answer:
-                head = b"".join(iter(answer.readline, b"\r\n"))
+                head = _head(where, answer)
                 if head.split(b" ", 2)[1:2] != [b"200"]:
-                    _body_or_problem(where, head + b"\r\n" + answer.read(1 << 20))
+                    _body_or_problem(where, head + answer.read(_LARGEST_PROBLEM_BYTES))
                     return
                 yield from answer
         except TimeoutError as error:
             raise _slow(where, silence_seconds) from error
         except OSError as error:
             raise _unreachable(where, error) from error
+
+
+def _head(where: Where, answer: BinaryIO) -> bytes:
+    """Read the lines up to the empty one, and that."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        line = answer.readline(_LARGEST_HEAD_BYTES)
+        if not line or len(head) > _LARGEST_HEAD_BYTES:
+            raise _garbled(where, "it is not HTTP, or it broke off")
+        head += line
+    return head
 
 
 def _body_or_problem(where: Where, raw: bytes) -> bytes:
@@ -143,11 +169,11 @@ def _body_or_problem(where: Where, raw: bytes) -> bytes:
         not separator
         or len(words) < 2
         or not words[0].startswith("HTTP/")
-        or not words[1].isdigit()
+        or not words[1].isdecimal()
     ):
         raise _garbled(where, "it is not HTTP, or it broke off")
     length = _header(lines[1:], "content-length")
-    if length.isdigit() and len(body) != int(length):
+    if length.isdecimal() and len(body) != int(length):
         raise _garbled(where, "it broke off")
     if int(words[1]) < 300:
         return body

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,8 @@ def _answering(path: Path, raw: bytes) -> Iterator[Client]:
         (b"", "daemon.garbled"),
         (b"hello\r\n\r\n", "daemon.garbled"),
         (b"HTTP/1.1 200 OK\r\nContent-Le", "daemon.garbled"),
+        (b"HTTP/1.1 \xb2 OK\r\n\r\n", "daemon.garbled"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n{}", "daemon.other-version"),
         (b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"pools"', "daemon.garbled"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "daemon.other-version"),
         (b"HTTP/1.1 200 OK\r\n\r\nnot json", "daemon.other-version"),
@@ -54,6 +56,16 @@ def test_what_is_not_an_answer_is_a_problem(tmp_path, raw, code):
         client.pools()
     assert failed.value.code == code
     assert failed.value.message.startswith("cannot ")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/ev", b"hello\r\n\r\n"]
+)
+def test_a_stream_that_breaks_off_in_its_head_is_a_problem(tmp_path, raw):
+    """A daemon that dies before it answered: whoever follows may come back, and does not hang."""
+    with _answering(tmp_path / "s", raw) as client, pytest.raises(Temporary) as failed:
+        list(client.follow())
+    assert failed.value.code == "daemon.garbled"
 
 
 def test_a_problem_document_becomes_the_same_problem(tmp_path):
@@ -78,6 +90,29 @@ def test_a_silent_daemon_is_slow_not_gone(tmp_path):
         listening.listen()
         with pytest.raises(Temporary) as slow:
             Client(Where(socket=str(tmp_path / "s"))).get("/v1/pools", dict, seconds=0.05)
+    assert slow.value.code == "daemon.slow"
+
+
+def test_a_daemon_that_drips_is_slow(tmp_path):
+    """The deadline is the whole answer's, however often a byte of it arrives."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        gone = threading.Event()
+
+        def drip() -> None:
+            connection, _peer = listening.accept()
+            with connection, suppress(OSError):
+                for _ in range(100):
+                    connection.sendall(b"x")
+                    gone.wait(0.02)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with pytest.raises(Temporary) as slow:
+            Client(Where(socket=str(tmp_path / "s"))).get("/v1/pools", dict, seconds=0.2)
+        gone.set()
+        thread.join(10)
     assert slow.value.code == "daemon.slow"
 
 

@@ -88,6 +88,15 @@ def test_patience_ends(tmp_path):
     assert "whether the wish was accepted is not known" in failed.value.message
 
 
+def test_without_patience_a_lost_answer_is_said_at_once(tmp_path):
+    """A client with no patience sends its wish once."""
+    client = Client(Where(socket=str(tmp_path / "s")), patience_seconds=0.0)
+    with server(tmp_path / "s", b"") as requests, pytest.raises(Temporary) as failed:
+        client.scale("hello", delta=1)
+    assert "whether the wish was accepted is not known" in failed.value.message
+    assert len(requests) == 1
+
+
 def test_questions_are_not_repeated(tmp_path):
     """A question has no key and is not sent again: who asks may ask again."""
     with server(tmp_path / "s", b"") as requests, pytest.raises(Temporary):
