@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol
 
 from poold.agent.failpoints import failpoint
@@ -337,6 +338,11 @@ class Control:
         return change
 
     def _accepted(self, change: Change) -> Change:
+        """Say so when it is durable: with the outermost transaction, which may be the caller's."""
+        self._store.after_commit(partial(self._say, change))
+        return change
+
+    def _say(self, change: Change) -> None:
         failpoint("wish.accepted", change.kind)
         LOG.info(
             "accepted %s of %s: %s",
@@ -346,4 +352,3 @@ class Control:
             extra={"action": "accepted", "pool": change.pool, "change": change.id},
         )
         self._store.notify(change.pool)
-        return change

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from poold.errors import Refused
@@ -198,7 +199,8 @@ class Cordon:
         """Write down what is done already: there is nothing to wait for."""
         change = self._store.accept(pool=NO_POOL, kind=kind, wish=wish, actor=actor, reason=reason)
         self._store.end_change(change.id, "settled", progress=text)
-        LOG.info("%s", text, extra={"action": kind, "change": change.id})
+        extra = {"action": kind, "change": change.id}
+        self._store.after_commit(partial(LOG.info, "%s", text, extra=extra))
         return self._store.change(change.id) or change
 
     def _told(self, change: Change) -> Change:

@@ -10,8 +10,8 @@ import fcntl
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Database:
         self._path = state_dir / "poold.sqlite3"
         self._queries = _read_queries()
         self._depth = 0
+        self._after_commit: list[Callable[[], None]] = []
         try:
             self._connection = self._open()
         except BaseException:
@@ -88,6 +89,29 @@ class Database:
         if self._depth:
             yield
             return
+        try:
+            with self._outermost():
+                yield
+        except BaseException:
+            self._after_commit.clear()
+            raise
+        with ExitStack() as doing:  # all of them, whatever one of them raises
+            for each in reversed(self._after_commit):
+                doing.callback(each)
+            self._after_commit = []
+
+    def after_commit(self, doing: Callable[[], None]) -> None:
+        """Do something once all of this is durable: now, outside of any transaction.
+
+        It is left out where the transaction is undone.
+        """
+        if self._depth:
+            self._after_commit.append(doing)
+        else:
+            doing()
+
+    @contextmanager
+    def _outermost(self) -> Iterator[None]:
         with _translated(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             self._depth += 1

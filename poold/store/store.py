@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,7 +67,6 @@ class Store:
         self.events = Events(self._database, clock)
         self.calls = Calls(self._database, clock)
         self._listeners: list[Callable[[PoolName], None]] = []
-        self._ended: list[ChangeId] = []
 
     def close(self) -> None:
         """Close the file and give the lock back."""
@@ -77,16 +77,20 @@ class Store:
         """Make everything inside durable at once, or nothing."""
         with self._database.transaction():
             yield
-        ended, self._ended = self._ended, []
-        for change in ended:
-            self._changes.ended(change)
+
+    def after_commit(self, doing: Callable[[], None]) -> None:
+        """Do something once the outermost transaction is durable, and only then; now, without."""
+        self._database.after_commit(doing)
 
     def listen(self, listener: Callable[[PoolName], None]) -> None:
         """Call `listener` with the pool's name after each accepted wish."""
         self._listeners.append(listener)
 
     def notify(self, pool: PoolName) -> None:
-        """Tell the listeners that something was wished of a pool."""
+        """Tell the listeners that something was wished of a pool, once that is durable."""
+        self.after_commit(partial(self._tell_listeners, pool))
+
+    def _tell_listeners(self, pool: PoolName) -> None:
         for listener in self._listeners:
             listener(pool)
 
@@ -169,7 +173,7 @@ class Store:
             )
             if ended:
                 self._say_ended(self._changes.must(change))
-            self._ended.append(change)
+            self.after_commit(partial(self._changes.ended, change))
 
     # -- pools and wishes -------------------------------------------------------------------------
 

@@ -321,6 +321,19 @@ def test_dying_there(name, make_fleet, template):
     assert running.items() <= after.items()
 
 
+@pytest.mark.parametrize(
+    ("name", "wished"), [("wish.before_commit/scale", 0), ("wish.accepted/scale", 3)]
+)
+def test_what_is_accepted_is_durable_then_and_not_before(name, wished, make_fleet):
+    """A daemon that dies at the acceptance left the wish whole; before the commit, nothing."""
+    fleet = make_fleet(None)
+    fleet.start(f"{name}=kill")
+    fleet.tell(scale_out)
+    assert fleet.until(fleet.is_dead, PATIENCE_SECONDS), f"{name} was not reached"
+    books = read_books(fleet.folder / "state")
+    assert (len(books.wishes), len(books.pending)) == (wished, 1 if wished else 0)
+
+
 def test_no_failpoint_is_left_out():
     """Every failpoint in the code has a case above, or a reason why it has none."""
     code = Path(__file__).parents[2] / "poold"

@@ -296,3 +296,57 @@ def test_listeners_hear_of_wishes(store):
     store.listen(heard.append)
     store.notify("hello")
     assert heard == ["hello"]
+
+
+async def test_the_end_of_a_change_that_is_undone_is_no_news(store):
+    """Its sentence and seq stay: the seq never goes back, and nobody is woken for nothing."""
+    change = accept(store)
+    store.tell(change.id, "building")
+    before = store.change(change.id)
+    waiter = asyncio.create_task(
+        store.wait_change(change.id, after_seq=before.seq, timeout_seconds=0.05)
+    )
+    await asyncio.sleep(0)
+    with pytest.raises(ZeroDivisionError), store.transaction():  # noqa: PT012
+        store.end_change(change.id, "settled", progress="done")
+        1 / 0  # noqa: B018
+    assert store.change(change.id) == before
+    assert await waiter == before
+
+
+async def test_a_change_that_ends_within_more_wakes_who_waits_after_the_commit(store):
+    """Nested ends are news of the outermost transaction."""
+    change = accept(store)
+    waiter = asyncio.create_task(store.wait_change(change.id, after_seq=99, timeout_seconds=5))
+    await asyncio.sleep(0)
+    with store.transaction():
+        store.end_change(change.id, "settled", progress="done")
+        assert not any(each.done() for each in store._changes._waiters)
+    assert (await waiter).state == "settled"
+
+
+def test_what_follows_a_commit_waits_for_the_outermost(store):
+    """It is done once and in order, at once without a transaction, and not for one undone."""
+    done = []
+    with store.transaction():
+        with store.transaction():
+            store.after_commit(lambda: done.append(1))
+        store.after_commit(lambda: done.append(2))
+        assert done == []
+    assert done == [1, 2]
+    with pytest.raises(ZeroDivisionError), store.transaction():  # noqa: PT012
+        store.after_commit(lambda: done.append(3))
+        1 / 0  # noqa: B018
+    store.put_wish(Wish(name="hello1", pool="hello"))
+    store.after_commit(lambda: done.append(4))
+    assert done == [1, 2, 4]
+
+
+def test_a_failure_after_the_commit_does_not_keep_the_rest_from_being_done(store):
+    """Who waits for a change hears of its end, whatever another one's follow-up raised."""
+    done = []
+    with pytest.raises(ZeroDivisionError), store.transaction():  # noqa: PT012
+        store.put_wish(Wish(name="hello1", pool="hello"))
+        store.after_commit(lambda: 1 / 0)
+        store.after_commit(lambda: done.append(1))
+    assert (done, len(store.wishes())) == ([1], 1)

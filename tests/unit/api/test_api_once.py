@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 
 import aiohttp
@@ -185,3 +186,20 @@ async def test_accepted_calls_leave_a_trail_and_refused_ones_a_log_line(daemon, 
     assert (call["operation"], call["path"], call["change"]) == ("put_scale", SCALE, 1)
     assert call["request"] == {"replicas": 1, "reason": "noon"}
     assert call["reason"] == "noon"
+
+
+async def test_what_is_not_durable_is_neither_logged_nor_told(daemon, caplog):
+    """A trail that cannot be written undoes the wish; the loop and the log do not hear of it."""
+    heard = []
+    daemon.store.listen(heard.append)
+    daemon.store._database._connection.execute("ALTER TABLE calls RENAME TO gone")
+    with caplog.at_level(logging.INFO):
+        status, _, _ = await daemon.call("PUT", SCALE, {"delta": 1})
+    assert status >= 500
+    assert (daemon.store.wishes(), daemon.store.changes(), heard) == ((), (), [])
+    assert "accepted scale" not in caplog.text
+    daemon.store._database._connection.execute("ALTER TABLE gone RENAME TO calls")
+    with caplog.at_level(logging.INFO):
+        status, _, _ = await daemon.call("PUT", SCALE, {"delta": 1})
+    assert (status, heard) == (202, ["hello"])
+    assert "accepted scale" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections import Counter
 from dataclasses import replace
@@ -332,3 +333,17 @@ async def strike(fleet, dice):
                 fleet.cordon.uncordon(host.name, actor="t")
             case "move":
                 fleet.control.move(dice.choice(names), to=host.name, actor="t")
+
+
+async def test_what_is_said_of_a_host_and_undone_is_not_acted_on(make_fleet, caplog):
+    """A caller whose transaction fails after the fence: nothing is cancelled, logged or told."""
+    fleet = await three(make_fleet)
+    fleet["b"].up = False
+    heard = []
+    fleet.store.listen(heard.append)
+    caplog.set_level(logging.INFO, "poold.cordon")
+    with pytest.raises(ZeroDivisionError), fleet.store.transaction():  # noqa: PT012
+        fleet.cordon.fence("b", confirmed=True, actor="t")
+        1 / 0  # noqa: B018
+    assert (heard, caplog.text) == ([], "")
+    assert fleet.loop._fenced == frozenset()
