@@ -350,3 +350,11 @@ def test_a_failure_after_the_commit_does_not_keep_the_rest_from_being_done(store
         store.after_commit(lambda: 1 / 0)
         store.after_commit(lambda: done.append(1))
     assert (done, len(store.wishes())) == ([1], 1)
+
+
+@pytest.mark.parametrize("name", ["lock", "poold.sqlite3"])
+def test_a_folder_in_the_way_of_a_file_is_a_clear_problem(tmp_path, name):
+    """The operator reads which file cannot be used, not a traceback."""
+    (tmp_path / "state" / name).mkdir(parents=True)
+    with pytest.raises(Permanent, match=f"cannot use the state in .*{name}"):
+        Store(tmp_path / "state")
