@@ -20,13 +20,13 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from poold import __version__, config as configuration
-from poold.agent.messages import Logs
+from poold.agent.messages import Finding, Logs
 from poold.api.app import build_app
 from poold.api.serve import Listener, serve_tcp, serve_unix
 from poold.config import Config
 from poold.control import Control
 from poold.cordon import Cordon
-from poold.doctor import examine_hosts
+from poold.doctor import DAEMON, examine_daemon, examine_hosts
 from poold.errors import Permanent, Refused
 from poold.hosts import HostLink, link_to
 from poold.metrics import Metrics
@@ -89,7 +89,7 @@ async def serve(
         LOG.info("serving", extra={"action": "serving", "config": str(path)})
         parts.store.events.add("daemon.started", f"poold {__version__} serves {path}")
         notifier.ready()
-        reloader = _reloader(parts, path, notifier)
+        reloader = _reloader(parts, path, notifier, link)
         try:
             await _supervise(
                 stop,
@@ -113,7 +113,9 @@ def _on_signals(*numbers: signal.Signals) -> asyncio.Event:
     return came
 
 
-def _reloader(parts: Parts, path: Path, notifier: Notifier) -> Reload:
+def _reloader(
+    parts: Parts, path: Path, notifier: Notifier, link: Callable[[Host], HostLink]
+) -> Reload:
     def check(config: Config) -> None:
         if config.daemon.listen is not None:
             _token(config.daemon.token_file)
@@ -125,7 +127,7 @@ def _reloader(parts: Parts, path: Path, notifier: Notifier) -> Reload:
         world=parts.world,
         loop=parts.loop,
         links=parts.links,
-        link_to=link_to,
+        link_to=link,
         notifier=notifier,
         check=check,
     )
@@ -180,13 +182,13 @@ async def _listening(parts: Parts) -> AsyncIterator[None]:
         world=parts.world,
         config=lambda: parts.config,
         logs=lambda name, tail: _logs(parts, name, tail),
-        examine=lambda: examine_hosts(parts.links),
+        examine=lambda: _examine(parts),
         metrics=parts.metrics.page,
         token=lambda: _token(parts.config.daemon.token_file),
         explain=parts.loop.explain,
     )
     path = Path(config.socket)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder_of(path)
     listeners: list[Listener] = []
     try:
         listeners.append(await serve_unix(app_for(), path, config.socket_permissions))
@@ -196,6 +198,17 @@ async def _listening(parts: Parts) -> AsyncIterator[None]:
         yield
     finally:
         await asyncio.gather(*(one.close() for one in listeners), return_exceptions=True)
+
+
+def _make_folder_of(socket: Path) -> None:
+    try:
+        socket.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Permanent(
+            "api.cannot-listen",
+            f"cannot make the folder of the socket {socket}: {error.strerror}",
+            hint="run the daemon by its systemd unit, which makes it, or change daemon.socket",
+        ) from error
 
 
 async def _supervise(stop: asyncio.Event, jobs: dict[str, Callable[[], Awaitable[None]]]) -> None:
@@ -255,12 +268,23 @@ async def _logs(parts: Parts, name: str, tail: int) -> tuple[str, ...]:
             f"cannot read the output of {name}: there is no such replica",
             hint="poold ps lists them",
         )
-    answer = await parts.links[replica.host].call(
+    link = parts.links.get(replica.host)
+    if link is None:
+        raise Refused(
+            "host.unknown",
+            f"cannot read the output of {name}: its host {replica.host} left the configuration",
+            hint=f"put it back there; poold host remove {replica.host} forgets it",
+        )
+    answer = await link.call(
         Logs(fleet=parts.config.daemon.fleet, name=name, tail=tail),
         action=_reading("logs"),
         deadline_seconds=_READ_SECONDS,
     )
     return answer.lines
+
+
+async def _examine(parts: Parts) -> dict[str, tuple[Finding, ...]]:
+    return {DAEMON: examine_daemon(parts.config), **await examine_hosts(parts.links)}
 
 
 def _reading(verb: str) -> ActionId:
@@ -273,9 +297,10 @@ def _token(path: str | None) -> str | None:
         return None
     try:
         return Path(path).read_text(encoding="utf-8").strip() or None
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text (UTF-8)"
         raise Permanent(
             "daemon.no-token",
-            f"cannot read the token file {path}: {error.strerror}",
+            f"cannot read the token file {path}: {why}",
             hint="put a long random word into it, mode 0600, readable for the daemon",
         ) from error

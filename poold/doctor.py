@@ -37,6 +37,7 @@ async def examine_hosts(
     now: Callable[[], float] = time.time,
 ) -> dict[str, tuple[Finding, ...]]:
     """Let every host be examined, all at once; the links are open."""
+    links = dict(links)  # a reload may change them meanwhile
 
     async def one(link: HostLink) -> tuple[Finding, ...]:
         try:

@@ -157,3 +157,21 @@ def test_a_local_host_needs_root(config, uid, complains):
     """Checkpoints on the daemon's own machine need root."""
     local = replace(config, hosts={"here": Host(name="here", kind="local")})
     assert ("host here" in _worse(local, uid)) == complains
+
+
+async def test_a_reload_meanwhile_does_not_mix_the_hosts_up():
+    """Each finding stands under the host that it was made on, though the daemon's links changed."""
+    links = {"a": Link("a"), "b": Link("b", reach=Temporary("host.unreachable", "cannot reach b"))}
+
+    @dataclass
+    class Leaving(Link):
+        async def wait_up(self, timeout_seconds):
+            del links["a"]
+            links["c"] = Link("c")
+
+    links["a"] = Leaving("a")
+    found = await examine_hosts(links, now=lambda: 1000.0)
+    assert {name: findings[0].level for name, findings in found.items()} == {
+        "a": "ok",
+        "b": "error",
+    }
