@@ -10,7 +10,6 @@ again, with the same ids, by the first cycle of its next life.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import defaultdict
@@ -20,9 +19,8 @@ from functools import partial
 from typing import Any
 
 from poold.agent.failpoints import failpoint
-from poold.agent.messages import Event, LivenessCheck, Observe
 from poold.config import Config
-from poold.errors import Permanent, Problem, Temporary
+from poold.errors import Permanent, Temporary
 from poold.hosts.base import HostLink
 from poold.model.events import Explanation
 from poold.model.fleet import HostName, PoolName
@@ -46,6 +44,7 @@ from poold.reconcile.recorder import Recorder
 from poold.reconcile.records import Records
 from poold.reconcile.shown import describe
 from poold.reconcile.snapshot import Snapshot
+from poold.reconcile.watch import Watch, set_or_after
 from poold.reconcile.world import World
 from poold.store import Intent, Store
 
@@ -139,7 +138,18 @@ class Loop:
         )
         self._jobs: dict[tuple[PoolName, str], tuple[str, asyncio.Task[None]]] = {}
         self._wakes: defaultdict[PoolName, asyncio.Event] = defaultdict(asyncio.Event)
-        self._looks: defaultdict[HostName, asyncio.Event] = defaultdict(asyncio.Event)
+        self._watch = Watch(
+            links=links,
+            world=world,
+            asker=self._asker,
+            names=self._records.names,
+            news=self._news,
+            config=config,
+            look_seconds=pauses.look,
+            list_again_seconds=pauses.list_again,
+            seen=self._wake_all,
+        )
+        self.heard, self.observe = self._watch.heard, self._watch.observe
         self._beats: dict[PoolName, float] = {}
         self._pulse_at = time.monotonic()
         self._said: dict[PoolName, str] = {}
@@ -169,7 +179,7 @@ class Loop:
         """Have one worker per pool that is known and one watch per link, and no others."""
         wanted: dict[str, tuple[object, Callable[[], Coroutine[Any, Any, None]]]] = {}
         for host, link in self._links.items():
-            wanted[f"watch {host}"] = (link, partial(self._watch, host))
+            wanted[f"watch {host}"] = (link, partial(self._watch.run, host))
         for pool in self._pools():
             wanted[f"pool {pool}"] = (None, partial(self._work, pool))
         for name, (of, task) in tuple(self._staff.items()):
@@ -222,16 +232,6 @@ class Loop:
         """Have a pool looked at now."""
         self._wakes[pool].set()
 
-    def heard(self, host: HostName, event: Event) -> None:
-        """Take an agent's hint: the host is listed at once, and then its pools are looked at."""
-        LOG.info(
-            "%s on %s %s%s", event.name, host, event.kind, f": {event.reason}" * bool(event.reason),
-            extra={"action": "event", "host": host, "replica": event.name},
-        )  # fmt: skip
-        if host in self._links:
-            self._world.doubt(host, event.container_id)
-            self._looks[host].set()
-
     def _wake_all(self) -> None:
         for pool in self._pools():
             self.wake(pool)
@@ -249,67 +249,13 @@ class Loop:
                 LOG.error("%s", problem, extra={"action": "cycle_failed", "pool": pool})  # noqa: TRY400
                 wake_at = self._clock() + self._pauses.after_bug
             delay = self._pauses.beat if wake_at is None else wake_at - self._clock()
-            await _set_or_after(self._wakes[pool], min(max(delay, 0.01), self._pauses.beat))
+            await set_or_after(self._wakes[pool], min(max(delay, 0.01), self._pauses.beat))
 
     async def _pulse(self) -> None:
         """Beat for a daemon without pools: nothing to do is not stuck."""
         while True:
             self._pulse_at = time.monotonic()
             await asyncio.sleep(self._pauses.beat)
-
-    async def _watch(self, host: HostName) -> None:
-        """List a host when it comes up, when it says something or is asked, and every period."""
-        link, seen, due = self._links[host], "", 0.0
-        link.listen(partial(self.heard, host))
-        while True:
-            status = f"{link.status.state} {link.status.boot_id}"
-            asked = self._looks[host].is_set()
-            self._looks[host].clear()
-            if status != seen:
-                if seen.startswith("up "):
-                    self._world.lost(host)
-                seen, asked = status, True
-                self._news.hosts(self._world.hosts())
-                self._wake_all()
-            if link.status.state == "up" and (asked or time.monotonic() >= due):
-                heard = await self.observe(host)
-                period = self._config().daemon.reconcile_seconds
-                due = time.monotonic() + (period if heard else min(period, self._pauses.list_again))
-            await _set_or_after(self._looks[host], self._pauses.look)
-
-    async def observe(self, host: HostName) -> bool:
-        """List a host once; False when that failed and nothing of it can be believed."""
-        names = self._records.names()
-        token = self._world.begin()
-        try:
-            seen = await self._asker.read(
-                host,
-                Observe(fleet=self._config().daemon.fleet, names=names, liveness=self._liveness()),
-            )
-        except Problem as problem:
-            LOG.warning("%s", problem, extra={"action": "listing_failed", "host": host})
-            self._world.unheard(host, problem.message)
-            heard = False
-        else:
-            self._world.observed(host, token, seen)
-            heard = True
-        self._news.hosts(self._world.hosts())
-        self._wake_all()
-        return heard
-
-    def _liveness(self) -> dict[str, LivenessCheck]:
-        """Return what agents have to ask replicas by themselves, by pool."""
-        return {
-            name: LivenessCheck(
-                probe=asked.probe(pool.application.readiness),
-                main_port=pool.application.port,
-                interval_seconds=asked.interval_seconds,
-                failures=asked.failures,
-                any_answer=asked.path is None,
-            )
-            for name, pool in self._config().pools.items()
-            if (asked := pool.liveness) is not None
-        }
 
     # -- one iteration ----------------------------------------------------------------------------
 
@@ -458,7 +404,7 @@ class Loop:
                 self._jobs.pop((pool, subject))
                 self._where.pop((pool, subject), None)
             for host in self._world.hosts_unsure():
-                self._looks[host].set()
+                self._watch.look(host)
             self.wake(pool)
 
     async def drain(self) -> None:
@@ -469,9 +415,3 @@ class Loop:
 
 def _resumed(intent: Intent) -> str:
     return f"finding out about {intent.request.verb} on {intent.host}"
-
-
-async def _set_or_after(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

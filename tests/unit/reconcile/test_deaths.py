@@ -238,9 +238,9 @@ async def test_an_event_that_overtakes_its_outcome_is_not_lost(fleet):
 
 async def test_the_listing_carries_the_liveness_checks_of_pools_that_have_one(fleet):
     """Agents ask by themselves what the configuration says; nothing where it says nothing."""
-    assert fleet.loop._liveness() == {}
+    assert fleet.loop._watch.liveness() == {}
     fleet.change_pool(liveness=Liveness(kind="http", path="/alive"))
-    (check,) = fleet.loop._liveness().values()
+    (check,) = fleet.loop._watch.liveness().values()
     assert (check.probe.path, check.failures, check.any_answer) == ("/alive", 3, False)
     fleet.change_pool(liveness=Liveness())
-    assert fleet.loop._liveness()["hello"].any_answer
+    assert fleet.loop._watch.liveness()["hello"].any_answer
