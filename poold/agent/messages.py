@@ -292,7 +292,6 @@ class BlobFacts:
     complete: bool
     bytes: int = 0
     part_bytes: int = 0
-    sha256: str = ""  # where the host knows it without reading the file
 
 
 @dataclass(frozen=True)

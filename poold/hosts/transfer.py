@@ -45,7 +45,7 @@ async def copy_blob(
         what = f"sending the {_kind(path)} to {target.name}"
         counted = _Counted(source, path, 0, size, what, progress)
         try:
-            offset = await _arrived(target, path, size, sha256, action)
+            offset = await _arrived(target, path, size, action)
             if offset is None:
                 return sent
             failures = 0 if offset > best else failures
@@ -80,14 +80,12 @@ async def write_bytes(target: HostLink, path: str, data: bytes) -> None:
     await target.write_blob(path, size=len(data), sha256=digest, offset=0, chunks=chunks())
 
 
-async def _arrived(
-    target: HostLink, path: str, size: int, sha256: str, action: ActionId
-) -> int | None:
+async def _arrived(target: HostLink, path: str, size: int, action: ActionId) -> int | None:
     """Return the byte from which to send, None when the file is complete."""
     facts: BlobFacts = await target.call(
         StatBlob(path), action=ActionId(f"{action}.stat"), deadline_seconds=_STAT_SECONDS
     )
-    if facts.complete and facts.bytes == size and facts.sha256 in ("", sha256):
+    if facts.complete and facts.bytes == size:
         return None
     return min(facts.part_bytes, size) if not facts.complete else 0
 
