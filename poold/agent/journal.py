@@ -3,8 +3,9 @@
 Flows in: an action's id and its outcome. Flows out: whether it is new, running elsewhere, done
 (with its outcome) or was interrupted. One file an action in the run folder, `actions/<id>.json`.
 While an action runs, the process that runs it holds a lock (flock) on the file: a record that says
-"running" without a lock belongs to a process that died. The run folder lies on tmpfs, so nothing
-is fsynced and a reboot forgets everything. It refuses to know what actions do.
+"running" without a lock belongs to a process that died. Nothing is fsynced: a reboot empties the
+run folder where that lies on tmpfs, and a record of another boot is never trusted where it does
+not. It refuses to know what actions do.
 
 `Journal.running` is what the actions get as `running`: the ids of all actions that run on this
 host now, in this process or another; work/<id> of any other id may be removed.

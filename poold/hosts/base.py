@@ -21,7 +21,7 @@ _AGENT_DIR, _RUN_DIR = "/var/lib/poold-agent", "/run/poold-agent"
 
 
 def run_dir_of(host: Host) -> str:
-    """Return the agent's run folder; an agent folder of its own has its own run folder."""
+    """Return the agent's run folder: on tmpfs, but inside an agent folder of the host's own."""
     return _RUN_DIR if host.agent_dir == _AGENT_DIR else f"{host.agent_dir}/run"
 
 

@@ -38,7 +38,7 @@ class LocalHost:
     """One host's agent in this process; a `HostLink`."""
 
     def __init__(self, host: Host, make_handler: MakeHandler, *, run: Path) -> None:
-        """`run` is the run folder of the agent: on tmpfs, so that a reboot empties it."""
+        """`run` is the run folder of the agent; see `run_dir_of`."""
         self.name = host.name
         self._root = Path(host.agent_dir)
         self._run = run

@@ -1,8 +1,8 @@
 """Putting the agent on a host and starting it, in one command over SSH.
 
 Flows in: a connection and the agent's code. Flows out: a running agent's streams. The code is
-sent only when the host lacks it; it lies in the run folder, which a reboot empties. It refuses to
-know what the agent is asked.
+sent only when the host lacks it; it lies in the run folder, which a reboot empties unless that is
+in an agent folder of the host's own. It refuses to know what the agent is asked.
 """
 
 from __future__ import annotations
