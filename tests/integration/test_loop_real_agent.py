@@ -9,7 +9,8 @@ import urllib.request
 import pytest
 
 from poold.agent.actions import Actions
-from poold.agent.engines.memory import Fault, MemoryEngine
+from poold.agent.engines.faults import Fault
+from poold.agent.engines.memory import MemoryEngine
 from poold.config import Config, DaemonConfig
 from poold.control import Control
 from poold.hosts.local import LocalHost

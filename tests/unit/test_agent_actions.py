@@ -15,7 +15,8 @@ import pytest
 from poold.agent import http
 from poold.agent.actions import Actions
 from poold.agent.engines.base import Launch, Published
-from poold.agent.engines.memory import Fault, MemoryEngine
+from poold.agent.engines.faults import Fault
+from poold.agent.engines.memory import MemoryEngine
 from poold.agent.folders import write_whole
 from poold.agent.http import Target
 from poold.agent.messages import (

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from poold.agent.actions import Actions
-from poold.agent.engines.memory import Fault, MemoryEngine
+from poold.agent.engines.faults import Fault
+from poold.agent.engines.memory import MemoryEngine
 from poold.agent.messages import (
     Build,
     Capture,

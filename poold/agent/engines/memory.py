@@ -1,8 +1,7 @@
 """An engine without containers: each is a small HTTP server on loopback that counts requests.
 
 For simulated fleets and for tests that must not need a kernel: probes, hooks, ports, archives and
-files are real, only freezing is not. It misbehaves on request (`Fault`), chosen by container name,
-through the constructor or the variable POOLD_MEMORY, a JSON object with the constructor's fields.
+files are real, only freezing is not. It misbehaves on request, see `poold.agent.engines.faults`.
 Everything is gone with the process.
 """
 
@@ -10,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fnmatch
 import hashlib
 import json
-import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -22,24 +19,10 @@ from pathlib import Path
 from typing import Any, Optional, cast
 
 from poold.agent.engines.base import Container, Executed, Launch, Published, Versions
+from poold.agent.engines.faults import Fault, Faults
 from poold.errors import Permanent, Refused, Temporary
 
 _LOG_LINES = 1000
-
-
-@dataclass
-class Fault:
-    """What goes wrong: `step` (run, checkpoint, restore, thaw, remove) of names like `name`.
-
-    Kinds: "fail" raises; "hang" takes an hour; "mute" comes up and never listens; "exit" comes up
-    and ends at once; "slow" takes `seconds` longer. `times` bounds how often; negative: always.
-    """
-
-    step: str
-    name: str = "*"
-    kind: str = "fail"
-    times: int = -1
-    seconds: float = 1.0
 
 
 @dataclass
@@ -84,7 +67,7 @@ class MemoryEngine:
         storage: Path = Path("/tmp"),  # noqa: S108 - nothing is written there
     ) -> None:
         """`images` maps names to content ids; None: every image is there."""
-        self.faults = list(faults) or _faults_of_environment()
+        self._faults = Faults(faults)
         self._images = None if images is None else dict(images)
         self._cold_seconds = cold_seconds
         self._storage = storage
@@ -126,7 +109,7 @@ class MemoryEngine:
     async def checkpoint(self, name: str, archive: Path, *, deadline_seconds: float) -> None:
         """See Engine."""
         box = self._known(name)
-        await self._fault("checkpoint", box.name, deadline_seconds)
+        await self._faults.strike("checkpoint", box.name, deadline_seconds)
         if box.status != "running":
             raise Permanent(
                 "criu.checkpoint-failed", f"cannot checkpoint {name}: it is {box.status}"
@@ -169,7 +152,7 @@ class MemoryEngine:
         box = self._find(container)
         if box is None:
             return False
-        await self._fault("remove", box.name, float(stop_timeout_seconds))
+        await self._faults.strike("remove", box.name, float(stop_timeout_seconds))
         await self._stop(box)
         self._boxes.pop(box.container_id, None)
         return True
@@ -273,7 +256,7 @@ class MemoryEngine:
     async def _up(
         self, box: _Box, step: str, boot_seconds: float, deadline_seconds: float = 60.0
     ) -> None:
-        fault = await self._fault(step, box.name, deadline_seconds)
+        fault = await self._faults.strike(step, box.name, deadline_seconds)
         box.ended.clear()
         box.status, box.started_at = "running", time.time()
         if fault == "exit":
@@ -336,24 +319,6 @@ class MemoryEngine:
             await server.wait_closed()
         box.servers.clear()
 
-    async def _fault(self, step: str, name: str, deadline_seconds: float) -> str:
-        """Do what is asked to go wrong at this step; return the kinds that the caller plays."""
-        for fault in self.faults:
-            if fault.step == step and fault.times != 0 and fnmatch.fnmatchcase(name, fault.name):
-                fault.times -= 1
-                if fault.kind == "fail":
-                    raise Permanent(
-                        f"criu.{step}-failed", f"cannot {step} {name}: a fault was asked for",
-                        detail="Error (memory): simulated",
-                    )  # fmt: skip
-                if fault.kind == "hang":
-                    await asyncio.sleep(min(deadline_seconds, 3600.0))
-                    raise Temporary("command.timeout", f"cannot {step} {name} in time")
-                if fault.kind == "slow":
-                    await asyncio.sleep(fault.seconds)
-                return fault.kind
-        return ""
-
 
 async def _answer(box: _Box, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer one request: /health and /ready do not count, /fail is a 500, POST has a seed."""
@@ -395,9 +360,3 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(path.read_text()))
-
-
-def _faults_of_environment() -> list[Fault]:
-    """Read {"faults": [{"step": "restore", "name": "hello2"}]} from POOLD_MEMORY."""
-    said = json.loads(os.environ.get("POOLD_MEMORY") or "{}")
-    return [Fault(**fault) for fault in said.get("faults", [])]
