@@ -30,7 +30,7 @@ from poold.model.application import Application
 from poold.model.fleet import Phases
 
 FLEET, POOL, BUILD = "io.poold.fleet", "io.poold.pool", "io.poold.build"
-_UNDO_SECONDS = 8.0
+UNDO_SECONDS = 8.0
 _PORT_RACES = 5
 _LOG_LINES = 20
 
@@ -99,7 +99,7 @@ class BringUp:
             if not (isinstance(error, Problem) and error.code == "replica.foreign-name"):
                 await undone(self.remove_own(placement.fleet, name))
             raise
-        address = reach_address(placement.publish_address, published[0].host_port)
+        address = Target(placement.publish_address, published[0].host_port).text
         ports = {str(port.container_port): port.host_port for port in published}
         return Up(container_id, address, ports, reach, moment - began, clock.phases)
 
@@ -250,11 +250,6 @@ def foreign(name: str, container: Optional[Container] = None) -> Refused:
     )
 
 
-def reach_address(publish_address: str, port: int) -> str:
-    """Return "address:port" as clients write it."""
-    return f"[{publish_address}]:{port}" if ":" in publish_address else f"{publish_address}:{port}"
-
-
 async def undone(work: Awaitable[None]) -> None:
     """Clean up to the end, within a bound, even when cancelled (again) meanwhile.
 
@@ -263,7 +258,7 @@ async def undone(work: Awaitable[None]) -> None:
 
     async def bounded() -> None:
         try:
-            await asyncio.wait_for(work, _UNDO_SECONDS)
+            await asyncio.wait_for(work, UNDO_SECONDS)
         except (Problem, OSError, asyncio.TimeoutError) as error:
             log.warning("cannot clean up: %s", error, extra={"action": "clean_up_failed"})
 

@@ -24,7 +24,8 @@ from poold.errors import Permanent, Temporary
 _UNIT_VARIABLES = ("INVOCATION_ID", "NOTIFY_SOCKET", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID")
 _UNIT_PREFIXES = ("LISTEN_", "WATCHDOG_", "NOTIFY_")
 
-_TERM_SECONDS = 1.0  # between asking a program to end and ending it
+TERM_SECONDS = 1.0  # between asking a program to end and ending it
+KILL_SECONDS = 1.0  # until it has ended
 _TAIL_BYTES = 4000
 
 
@@ -171,7 +172,7 @@ async def _end(
 ) -> None:
     """End the process group, politely first; who keeps the pipes open is not waited for."""
     await asyncio.wait({talk}, timeout=finishing_seconds)
-    for sign, patience in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, 1.0)):
+    for sign, patience in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         if talk.done():
             break
         with contextlib.suppress(ProcessLookupError):

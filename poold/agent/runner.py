@@ -30,7 +30,9 @@ R = TypeVar("R")
 Report = Callable[[Progress], None]
 
 READING = frozenset({"observe", "logs", "stat-blob", "find-image", "examine"})
-CLEAN_UP_SECONDS = 10.0  # what an action gets to undo itself after its deadline or a SIGTERM
+# What an action gets to undo itself after its deadline or a SIGTERM: its engine may take 7 s to end
+# a program, and removing what that left 8 s more.
+CLEAN_UP_SECONDS = 20.0
 _POLL_SECONDS = 0.05  # of a record that another process holds: flock has no event
 
 log = logging.getLogger(__name__)

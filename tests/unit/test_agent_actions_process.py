@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from poold.agent import proc
-from poold.agent.process import CommandFailed, check, clean_environment, run
+from poold.agent import bringup, proc, runner
+from poold.agent.engines import podman
+from poold.agent.process import (
+    KILL_SECONDS,
+    TERM_SECONDS,
+    CommandFailed,
+    check,
+    clean_environment,
+    run,
+)
 from poold.errors import Problem
 
 
@@ -75,6 +83,12 @@ async def test_a_cancelled_program_that_ignores_the_polite_signal_is_killed(tmp_
     done, _ = await asyncio.wait({running}, timeout=20)
     assert done
     assert running.cancelled()
+
+
+def test_an_action_that_is_stopped_has_the_time_to_undo_itself() -> None:
+    """Ending podman and removing what it left both fit into what the runner waits for."""
+    ending = podman.FINISHING_SECONDS + TERM_SECONDS + KILL_SECONDS
+    assert ending + bringup.UNDO_SECONDS < runner.CLEAN_UP_SECONDS
 
 
 def test_the_units_own_variables_are_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ _RUN_SECONDS = 300.0  # an image may have to be pulled
 _REMOVE_SECONDS = 30.0  # on top of the container's own time to stop
 _IMAGE_SECONDS = 900.0
 # Stopped half-way, podman leaves conmon behind, which brings the container up all the same.
-_FINISHING_SECONDS = 5.0
+FINISHING_SECONDS = 5.0
 _ORPHAN_SECONDS = 3.0
 
 
@@ -77,7 +77,7 @@ class PodmanEngine:
         try:
             argv = [self._program, *words.run_arguments(launch, environment)]
             finished = await run(
-                argv, deadline_seconds=_RUN_SECONDS, finishing_seconds=_FINISHING_SECONDS
+                argv, deadline_seconds=_RUN_SECONDS, finishing_seconds=FINISHING_SECONDS
             )
         finally:
             environment.unlink()
@@ -93,7 +93,7 @@ class PodmanEngine:
                 *("--export", str(archive), name),
             ],
             deadline_seconds=deadline_seconds,
-            finishing_seconds=_FINISHING_SECONDS,
+            finishing_seconds=FINISHING_SECONDS,
         )
         if finished.status != 0:
             log = await self._criu_log(name, "dump.log")
@@ -110,7 +110,7 @@ class PodmanEngine:
                 *("--name", name, *words.publish_arguments(published)),
             ],
             deadline_seconds=deadline_seconds,
-            finishing_seconds=_FINISHING_SECONDS,
+            finishing_seconds=FINISHING_SECONDS,
         )
         if finished.status != 0:
             raise await self._explain_restore(finished, name)
@@ -121,7 +121,7 @@ class PodmanEngine:
         finished = await run(
             [self._program, "container", "restore", "--keep", name],
             deadline_seconds=deadline_seconds,
-            finishing_seconds=_FINISHING_SECONDS,
+            finishing_seconds=FINISHING_SECONDS,
         )
         if finished.status != 0:
             raise await self._explain_restore(finished, name)
