@@ -37,6 +37,7 @@ def pool_mistakes(
     yield from _values(pool.application, place)
     yield from _application(pool.application, place)
     yield from _liveness(pool, (*place, "liveness"))
+    yield from _asked_ports(pool, place)
     yield from _deadlines(pool.application, daemon, place)
 
 
@@ -140,8 +141,21 @@ def _liveness(pool: Pool, place: Place) -> Iterator[Mistake]:
         yield at((*place, "path"), message=f'cannot be {asked.path!r}: it must begin with "/"')
     if kind == "exec" and not (asked.command or getattr(app.readiness, "command", ())):
         yield at((*place, "command"), place, message="cannot be left out: an array is needed")
-    if asked.port is not None and asked.port not in (app.port, *app.extra_ports):
-        yield at((*place, "port"), message="cannot be asked: it is neither port nor in extra_ports")
+
+
+def _asked_ports(pool: Pool, place: Place) -> Iterator[Mistake]:
+    """Refuse to ask at a port that is not published: a probe there would never be answered."""
+    app = pool.application
+    asked: list[tuple[object, Place]] = [
+        (getattr(app, key), (*place, key))
+        for key in ("readiness", "before_checkpoint", "after_restore")
+    ]
+    asked += [(request, (*place, "warmup", index)) for index, request in enumerate(app.warmup)]
+    for one, here in (*asked, (pool.liveness, (*place, "liveness"))):
+        number = getattr(one, "port", None)
+        if number is not None and number not in (app.port, *app.extra_ports):
+            places = ((*here, "port"), (*place, "port"), (*place, "extra_ports"))
+            yield at(*places, message="cannot be asked: it is neither port nor in extra_ports")
 
 
 def _ports(app: Application, place: Place) -> Iterator[Mistake]:

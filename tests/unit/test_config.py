@@ -402,6 +402,32 @@ path = "ready"
             "neither port nor in extra_ports",
         ),
         (
+            HOST_A + POOL + "readiness = {kind = 'http', path = '/', port = 8081} # HERE",
+            "pools.hello.readiness.port",
+            "neither port nor in extra_ports",
+        ),
+        (
+            HOST_A + POOL + "warmup = [{path = '/'}, {path = '/', port = 8081}] # HERE",
+            "pools.hello.warmup[1].port",
+            "neither port nor in extra_ports",
+        ),
+        (
+            HOST_A + POOL + "before_checkpoint = {kind = 'http', path = '/', port = 1} # HERE",
+            "pools.hello.before_checkpoint.port",
+            "neither port nor in extra_ports",
+        ),
+        (
+            HOST_A + POOL + "after_restore = {kind = 'http', path = '/', port = 1} # HERE",
+            "pools.hello.after_restore.port",
+            "neither port nor in extra_ports",
+        ),
+        (
+            HOST_A + "[pools.p]\nimage = 'i'\nport = 'x' # HERE\n"
+            "readiness = {kind = 'tcp', port = 8081}",
+            "pools.p.port",
+            "an integer is needed",
+        ),
+        (
             HOST_A + POOL + "liveness = {interval_seconds = 0} # HERE",
             "pools.hello.liveness.interval_seconds",
             "above 0",
@@ -414,6 +440,17 @@ def test_complains(text: str, path: str, message: str) -> None:
     assert list(found) == [path]
     assert found[path].startswith("cannot ")
     assert message in found[path]
+
+
+def test_extra_ports_can_be_asked() -> None:
+    """Probes, warm-up and hooks may ask at any published port."""
+    probe = "{kind = 'http', path = '/', port = 9990}"
+    hooks = f"before_checkpoint = {probe}\nafter_restore = {probe}\n"
+    asked = (
+        f"readiness = {probe}\nwarmup = [{{path = '/', port = 9990}}]\nliveness = {{port = 9990}}"
+    )
+    read = parse(HOST_A + POOL + f"extra_ports = [9990]\n{hooks}{asked}", source="poold.toml")
+    assert list(read.pools) == ["hello"]
 
 
 def test_blames_no_default_that_stands_in_for_a_mistake() -> None:

@@ -13,9 +13,11 @@ from poold.model.application import (
     CheckpointSettings,
     ExecHook,
     ExecProbe,
+    Hook,
     HttpHook,
     HttpProbe,
     Limits,
+    Probe,
     TcpProbe,
     Volume,
     WarmupRequest,
@@ -30,29 +32,40 @@ SECONDS = st.floats(0.001, 20, allow_nan=False) | st.integers(1, 20).map(float)
 COMMANDS = st.lists(WILD.filter(bool), min_size=1, max_size=3).map(tuple)
 VARIABLES = st.dictionaries(WILD.filter(lambda name: not {*name} & {"=", "\n"} and name), WILD)
 TIMES = {"timeout_seconds": SECONDS, "deadline_seconds": SECONDS}
-PROBES = st.one_of(
-    st.builds(HttpProbe, path=PATHS, port=st.none() | PORTS, **TIMES),
-    st.builds(TcpProbe, port=st.none() | PORTS, interval_ms=st.integers(1, 99), **TIMES),
-    st.builds(ExecProbe, command=COMMANDS, **TIMES),
-)
-HOOKS = st.one_of(
-    st.none(),
-    st.builds(ExecHook, command=COMMANDS, timeout_seconds=SECONDS),
-    st.builds(HttpHook, path=PATHS, method=st.sampled_from(["POST", "PUT"]), port=PORTS),
-)
-WARMUP = st.builds(
-    WarmupRequest,
-    path=PATHS,
-    body=WILD,
-    headers=st.dictionaries(st.sampled_from(["Accept", "X.Y", "cookie"]), st.text("a \"'#é")),
-    repeat=st.integers(1, 9),
-)
+HEADERS = st.dictionaries(st.sampled_from(["Accept", "X.Y", "cookie"]), st.text("a \"'#é"))
+
+
+def probes(ports: st.SearchStrategy[int | None]) -> st.SearchStrategy[Probe]:
+    """Draw probes at published ports."""
+    return st.one_of(
+        st.builds(HttpProbe, path=PATHS, port=ports, **TIMES),
+        st.builds(TcpProbe, port=ports, interval_ms=st.integers(1, 99), **TIMES),
+        st.builds(ExecProbe, command=COMMANDS, **TIMES),
+    )
+
+
+def hooks(ports: st.SearchStrategy[int | None]) -> st.SearchStrategy[Hook | None]:
+    """Draw hooks at published ports, commands, and none."""
+    return st.one_of(
+        st.none(),
+        st.builds(ExecHook, command=COMMANDS, timeout_seconds=SECONDS),
+        st.builds(HttpHook, path=PATHS, method=st.sampled_from(["POST", "PUT"]), port=ports),
+    )
 
 
 @st.composite
 def applications(draw: st.DrawFn) -> Application:
     """Draw any valid application."""
     port, *extra = draw(st.lists(PORTS, min_size=1, max_size=3, unique=True))
+    asked = st.none() | st.sampled_from([port, *extra])
+    request = st.builds(
+        WarmupRequest,
+        path=PATHS,
+        body=WILD,
+        headers=HEADERS,
+        repeat=st.integers(1, 9),
+        port=asked,
+    )
     mounts = draw(st.lists(st.from_regex(r"/[a-z]{1,4}", fullmatch=True), max_size=4, unique=True))
     memory = st.none() | st.sampled_from(["512m", "1.5g", "1GiB"])
     return Application(
@@ -67,10 +80,10 @@ def applications(draw: st.DrawFn) -> Application:
         volumes=tuple(Volume(f"/src{path}", path, read_only=True) for path in mounts[:2]),
         tmpfs=tuple(mounts[2:]),
         limits=Limits(memory=draw(memory), cpus=draw(st.none() | SECONDS), pids=draw(PORTS)),
-        readiness=draw(PROBES),
-        warmup=tuple(draw(st.lists(WARMUP, max_size=2))),
-        before_checkpoint=draw(HOOKS),
-        after_restore=draw(HOOKS),
+        readiness=draw(probes(asked)),
+        warmup=tuple(draw(st.lists(request, max_size=2))),
+        before_checkpoint=draw(hooks(asked)),
+        after_restore=draw(hooks(asked)),
         checkpoint=CheckpointSettings(
             scan_paths=tuple(draw(st.lists(PATHS, max_size=2))),
             timeout_seconds=draw(SECONDS),
