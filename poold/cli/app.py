@@ -137,12 +137,8 @@ _EPILOG = "\n".join(
 )
 @connection_options(hidden=False)
 @click.version_option(__version__, message="poold %(version)s")
-@click.pass_context
-def cli(context: click.Context) -> None:
+def cli() -> None:
     """Warm checkpoints of slow-booting applications, restored as named replicas across hosts."""
-    named = context.ensure_object(Session).config
-    if named is not None:  # `poold --config FILE serve` means that very file
-        context.default_map = {"serve": {"path": named}}
 
 
 def run(arguments: Sequence[str], session: Session | None = None) -> int:

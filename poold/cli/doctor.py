@@ -50,7 +50,7 @@ def doctor(session: Session, as_json: bool) -> int:
 
 
 def _report(session: Session) -> Report:
-    named = session.config_file()
+    named = session.named_config()
     if named is not None:
         return _by_hand(named)
     try:
@@ -58,7 +58,7 @@ def _report(session: Session) -> Report:
     except Temporary as problem:
         if not is_unreachable(problem):
             raise
-        if not Path(session.default_config).exists():
+        if session.names_a_daemon() or not Path(session.default_config).exists():
             hint = "poold doctor --config FILE examines the hosts without the daemon"
             raise Temporary(problem.code, problem.message, hint=hint) from problem
         print(f"{problem.message}: examining by {session.default_config}", file=sys.stderr)

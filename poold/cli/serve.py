@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-DEFAULT_CONFIG = "/etc/poold/poold.toml"
+from poold.cli.session import DEFAULT_CONFIG, Session
 
 
 @click.command()
 @click.option(
     "--config",
-    "path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    envvar="POOLD_CONFIG",
-    help="The configuration; `poold config check` looks it over beforehand.",
+    "typed",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help=f"The configuration (POOLD_CONFIG; {DEFAULT_CONFIG}); `poold config check` judges it.",
 )
-def serve(path: Path) -> None:
+@click.make_pass_decorator(Session, ensure=True)
+def serve(session: Session, typed: str | None) -> None:
     """Run the daemon in the foreground until SIGTERM.
 
     Replicas run on when it stops, and are found again when it starts. Exit status 2 says that the
@@ -29,6 +26,8 @@ def serve(path: Path) -> None:
 
     from poold import config, daemon
 
+    session.config = typed or session.config
+    path = session.served_config()
     settings = config.load(path).daemon
     _log_to_standard_error(settings.log_level)
     asyncio.run(daemon.serve(path))

@@ -29,6 +29,7 @@ class Session:
     token_file: str | None = None
     config: str | None = None
     default_config: str = DEFAULT_CONFIG
+    default_socket: str = DEFAULT_SOCKET
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def client(self) -> Client:
@@ -37,25 +38,38 @@ class Session:
 
     def where(self) -> Where:
         """Resolve: what was typed goes before the environment, that before the default."""
-        said = self.environment.get
-        token_file = self.token_file or said("POOLD_TOKEN_FILE") or ""
-        typed = (self.url, self.socket, self.config)
-        inherited = (said("POOLD_URL"), said("POOLD_SOCKET"), said("POOLD_CONFIG"))
-        for url, socket, config in (typed, inherited):
-            if url:
-                return Where(url=url, token_file=token_file)
-            if socket:
-                return Where(socket=socket)
-            if config:
-                return Where(socket=socket_of(config))
-        return Where()
+        url, socket, config = self._named()
+        if url:
+            token_file = self.token_file or self.environment.get("POOLD_TOKEN_FILE") or ""
+            return Where(url=url, token_file=token_file)
+        if socket:
+            return Where(socket=socket)
+        return Where(socket=socket_of(config) if config else self.default_socket)
 
-    def config_file(self) -> Path | None:
-        """Return the configuration that was named, if any."""
+    def names_a_daemon(self) -> bool:
+        """Tell whether it was said which daemon is meant."""
+        return any(self._named())
+
+    def named_config(self) -> Path | None:
+        """Return the configuration by which the daemon is named, None where it is not."""
         from pathlib import Path
 
-        named = self.config or self.environment.get("POOLD_CONFIG")
-        return Path(named) if named else None
+        _, _, config = self._named()
+        return Path(config) if config else None
+
+    def served_config(self) -> Path:
+        """Return the configuration of the daemon that is to be run."""
+        from pathlib import Path
+
+        return Path(self.config or self.environment.get("POOLD_CONFIG") or self.default_config)
+
+    def _named(self) -> tuple[str | None, str | None, str | None]:
+        """Return URL, socket and configuration as typed; as inherited where none was typed."""
+        typed = (self.url, self.socket, self.config)
+        if any(typed):
+            return typed
+        said = self.environment.get
+        return (said("POOLD_URL"), said("POOLD_SOCKET"), said("POOLD_CONFIG"))
 
 
 def socket_of(config: str) -> str:

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from poold.cli.app import COMMANDS
+from poold.cli.session import Session
 from poold.errors import Permanent
 
 
@@ -221,11 +222,22 @@ def test_the_socket_can_come_from_a_configuration(poold, daemon, tmp_path, monke
     assert (ran.code, "cannot read the configuration" in ran.err) == (2, True)
 
 
-def test_a_configuration_before_serve_is_the_one_served(poold, tmp_path):
-    """`poold --config FILE serve` reads that file, not the packaged one."""
-    ran = poold("--config", str(tmp_path / "none.toml"), "serve")
+@pytest.mark.parametrize("words", [("--config", "{}", "serve"), ("serve", "--config", "{}")])
+def test_a_typed_configuration_is_the_one_served(poold, tmp_path, monkeypatch, words):
+    """Before or behind `serve`: not the packaged one, and not that of POOLD_CONFIG."""
+    monkeypatch.setenv("POOLD_CONFIG", str(tmp_path / "inherited.toml"))
+    ran = poold(*(word.format(tmp_path / "none.toml") for word in words))
     assert ran.code == 2
     assert f"cannot read the configuration {tmp_path}/none.toml" in ran.err
+    ran = poold("serve")
+    assert f"cannot read the configuration {tmp_path}/inherited.toml" in ran.err
+
+
+def test_without_a_word_the_packaged_configuration_is_served(poold, tmp_path):
+    """`poold serve` reads /etc/poold/poold.toml."""
+    ran = poold("serve", session=Session(default_config=str(tmp_path / "packaged.toml")))
+    assert f"cannot read the configuration {tmp_path}/packaged.toml" in ran.err
+    assert "/etc/poold/poold.toml" in poold("serve", "--help").out
 
 
 def test_what_is_typed_goes_before_the_environment(poold, daemon, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from poold.cli.session import Session
 
 
@@ -56,8 +58,30 @@ def test_a_configuration_that_is_not_there_is_a_finding(poold, tmp_path):
 
 def test_without_a_daemon_its_usual_configuration_is_used(poold, tmp_path):
     """Where the packaged configuration is there, hosts are examined by it, and that is said."""
-    session = Session(default_config=_write_config(tmp_path, "colour = 1"))
-    ran = poold("doctor", "--socket", str(tmp_path / "nobody"), session=session)
+    session = Session(
+        default_config=_write_config(tmp_path, "colour = 1"),
+        default_socket=str(tmp_path / "nobody"),
+        environment={},
+    )
+    ran = poold("doctor", session=session)
     assert ran.code == 1
     assert f"examining by {tmp_path}/poold.toml" in ran.err
     assert "colour" in ran.out
+
+
+@pytest.mark.parametrize("option", ["--socket", "--url"])
+def test_no_other_daemon_is_examined_than_the_one_that_was_named(poold, tmp_path, option):
+    """A place that does not answer is said to be away; nothing else is looked at instead."""
+    session = Session(default_config=_write_config(tmp_path, "colour = 1"))
+    nobody = "http://127.0.0.1:1" if option == "--url" else str(tmp_path / "nobody")
+    ran = poold("doctor", option, nobody, session=session)
+    assert ran.code == 3
+    assert "poold doctor --config FILE" in ran.err
+
+
+def test_a_typed_socket_goes_before_the_environments_configuration(poold, daemon, tmp_path):
+    """With POOLD_CONFIG set, --socket still names the daemon that is asked."""
+    session = Session(environment={"POOLD_CONFIG": _write_config(tmp_path, "colour = 1")})
+    ran = poold("doctor", "--socket", str(daemon.socket), session=session)
+    assert ran.code == 0
+    assert "way out: run NTP" in ran.out
