@@ -7,6 +7,7 @@ traceback. It decides nothing about the fleet.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -135,7 +136,8 @@ def _path(request: web.Request) -> dict[str, str]:
 
 
 def _check_number(text: str) -> None:
-    if not (text.isascii() and text.isdigit() and int(text[:20]) <= LARGEST_CHANGE_NUMBER):
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST_CHANGE_NUMBER))
+    if not (digits and int(text) <= LARGEST_CHANGE_NUMBER):
         raise Refused(
             "change.unknown",
             f"cannot find change {text[:40]!r}: changes have numbers",
@@ -164,13 +166,17 @@ def _query(route: Route, request: web.Request) -> dict[str, Any]:
 def _parameter(name: str, kind: Any, text: str) -> Any:
     try:
         check_reason(text)
-        if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-            raise ValueError("it is no number to wait for")  # noqa: TRY301
-        return msgspec.convert(text, kind, strict=False)
+        return _finite(msgspec.convert(text, kind, strict=False))
     except (ValueError, msgspec.ValidationError) as error:
         raise Refused(
             "request.bad-query", f"cannot use {name}={text[:80]!r}: {_sentence(error)}"
         ) from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number is needed")
+    return value
 
 
 async def _body(route: Route, request: web.Request) -> Any:

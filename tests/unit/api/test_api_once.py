@@ -188,6 +188,16 @@ async def test_accepted_calls_leave_a_trail_and_refused_ones_a_log_line(daemon, 
     assert call["reason"] == "noon"
 
 
+@pytest.mark.parametrize(
+    "number",
+    ["x", "-1", "1.5", "9" * 19, "1" + "0" * 19, "0" * 20 + "9" * 30, "9" * 5000, "%D9%A3"],
+)
+async def test_what_cannot_be_a_changes_number_is_no_change(daemon, number):
+    """Text, and numbers that no change can have, are answered like any change that is not there."""
+    status, problem, _ = await daemon.call("GET", f"/v1/changes/{number}")
+    assert (status, problem["code"]) == (404, "change.unknown")
+
+
 async def test_what_is_not_durable_is_neither_logged_nor_told(daemon, caplog):
     """A trail that cannot be written undoes the wish; the loop and the log do not hear of it."""
     heard = []

@@ -80,6 +80,15 @@ async def test_wrong_query_parameters_are_refused(call, fleet, query):
     assert (reply.status, reply.json["code"]) == (400, "request.bad-query")
 
 
+@pytest.mark.parametrize("word", ["nan", "inf", "Infinity", "-inf"])
+async def test_a_word_that_spells_a_number_is_a_word(call, fleet, word):
+    """A reason may be "inf", and a pool that is not there may be asked for as "nan"."""
+    fleet.settle(fleet.scale("hello", replicas=1, actor="test").id)
+    reply = await call("DELETE", f"/v1/replicas/hello1?reason={word}")
+    assert (reply.status, reply.json["reason"]) == (202, word)
+    assert (await call("GET", f"/v1/changes?pool={word}")).status == 200
+
+
 async def test_an_unknown_path_names_the_document(call):
     """A path that is not there is answered as a problem that says where the routes are."""
     reply = await call("GET", "/v2/pools")
