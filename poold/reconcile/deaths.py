@@ -39,7 +39,6 @@ class Death:
     early: int
     status: str
     last_words: str
-    wait_seconds: float = 0.0
 
     def __str__(self) -> str:
         again = f", the last of {self.early} early deaths" if self.early > 1 else ""
@@ -165,7 +164,6 @@ def _over(life: _Life, assignment: Assignment, fact: ContainerFact | None, now: 
         early=life.early if lived < EARLY_SECONDS else 0,
         status=fact.status if fact is not None and is_it else "its container is gone",
         last_words=words,
-        wait_seconds=max(0.0, life.retry.at - now) if life.retry else 0.0,
     )
 
 

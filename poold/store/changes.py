@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from poold.errors import Problem, Refused
+from poold.errors import Refused
 from poold.model.fleet import Change, ChangeId, ChangeKind, ChangeState, Phases
 from poold.store.database import Database
 
@@ -180,8 +180,3 @@ class Changes:
             return change
         count, progress = self._news[change.id]
         return replace(change, seq=change.seq + count, progress=progress)
-
-
-def failure(problem: Problem) -> dict[str, object]:
-    """Return a problem as a change and the API show it."""
-    return dict(problem.to_json())
