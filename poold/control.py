@@ -24,7 +24,7 @@ from poold.model.fleet import (
     Replica,
     ReplicaName,
 )
-from poold.store import Move, Store, Wish
+from poold.store import Move, Store, Wish, way_to_free
 
 LOG = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Control:
         """Wish for this replica no more."""
         with self._store.transaction():
             wish = self._wish(replica)
-            found = self._pool(wish.pool)
+            found = self._pool_of(wish, "remove")
             self._refuse_moving(wish.name, "remove")
             self._check_bounds(found, len(self._store.wishes(wish.pool)) - 1)
             self._store.drop_wish(wish.name)
@@ -151,7 +151,7 @@ class Control:
         """Wish for a ready replica to go on running on another host, its memory with it."""
         with self._store.transaction():
             wish = self._wish(replica)
-            found = self._pool(wish.pool)
+            found = self._pool_of(wish, "move")
             target = self._host_of_pool(found, to)
             self._refuse_moving(wish.name, "move")
             self._refuse_closed(target)
@@ -166,6 +166,7 @@ class Control:
                     f"cannot move {replica}: it is {state}, and only a ready replica can move",
                     hint="wait until it is ready",
                 )
+            self._refuse_full(wish.name, target)
             change = self._accept(
                 found,
                 "move",
@@ -203,6 +204,16 @@ class Control:
                 "pool.unknown",
                 f"cannot find the pool {name}",
                 hint=f"configured are: {', '.join(sorted(pools)) or 'none'}",
+            )
+        return found
+
+    def _pool_of(self, wish: Wish, verb: str) -> Pool:
+        found = self._config().pools.get(wish.pool)
+        if found is None:
+            raise Refused(
+                "pool.unknown",
+                f"cannot {verb} {wish.name}: its pool {wish.pool} left the configuration",
+                hint=f"put {wish.pool} back into the configuration; what runs is left running",
             )
         return found
 
@@ -256,6 +267,18 @@ class Control:
                 f"cannot place anything on {host}: it is {mark.mark} by {mark.actor}"
                 + (f": {mark.reason}" if mark.reason else ""),
                 hint=f"poold host uncordon {host}, or choose another host",
+            )
+
+    def _refuse_full(self, name: ReplicaName, host: HostName) -> None:
+        """Count what the host has and what is on its way there, of all pools."""
+        coming = (move.name for move in self._store.moves() if move.target == host)
+        count = len({*self._store.hosts.names(host), *coming})
+        most = self._config().hosts[host].max_replicas
+        if count >= most:
+            raise Refused(
+                "host.full",
+                f"cannot move {name} to {host}: it has as many replicas as it may, {most}",
+                hint="choose another host, or raise its max_replicas",
             )
 
     def _refuse_moving(self, name: ReplicaName, verb: str) -> None:
@@ -314,12 +337,16 @@ class Control:
             self._store.first_wished(pool.name)
 
     def _put(self, wish: Wish) -> None:
-        self._store.put_wish(wish)
-        if wish.name not in {w.name for w in self._store.wishes(wish.pool)}:
-            raise Refused(
-                "replica.bad-name",
-                f"cannot use the name {wish.name} for {wish.pool}: another pool has it",
-            )
+        if self._store.put_wish(wish):
+            return
+        holder = self._store.holder(wish.name, besides=wish.pool) or PoolName("")
+        raise Refused(
+            "replica.bad-name",
+            f"cannot use the name {wish.name} for {wish.pool}: the pool {holder} has it",
+            hint="give one of the two pools another replica_name"
+            if holder in self._config().pools
+            else way_to_free(holder),
+        )
 
     def _accept(
         self,

@@ -6,17 +6,16 @@ Pure. In: a snapshot in which what is redundant is going already. Out: replicas 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from poold.model.fleet import HostName, Pool, ReplicaName
+from poold.model.fleet import HostName, Pool, PoolName, ReplicaName
 from poold.reconcile.actions import BringUp, avoid_key, crash_key, replica_subject
 from poold.reconcile.ladder import Exhausted, Rung, next_rung
 from poold.reconcile.place import Candidate, place
 from poold.reconcile.snapshot import HostView, Snapshot
-from poold.store import Assignment, Wish
+from poold.store import Assignment, Wish, name_taken
 
 
 @dataclass(slots=True)
@@ -53,10 +52,15 @@ def bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Itera
         else:
             notes.waiting[name] = "; ".join([reason, *_closed(snapshot, pool)])
     holders = _holders(snapshot) if homeless else {}
+    others = _others(snapshot) if homeless else {}
     returning = _returning(snapshot) if homeless else set()
     for wish in homeless:
         host = snapshot.hosts.get(placed.hosts[wish.name]) if wish.name in placed.hosts else None
         if host is None:
+            continue
+        if wish.name in others:
+            other = others[wish.name]
+            notes.failed[wish.name] = name_taken(wish.name, snapshot.name, *other).to_json()
             continue
         if may_have := returning | holders.get(wish.name, set()):
             who = ", ".join(sorted(may_have))
@@ -78,6 +82,16 @@ def _holders(snapshot: Snapshot) -> dict[str, set[HostName]]:
     return holders
 
 
+def _others(snapshot: Snapshot) -> dict[str, tuple[PoolName, HostName]]:
+    """Return names that another pool's container has, which only a lost store knows nothing of."""
+    return {
+        name: (PoolName(pool), host.name)
+        for host in snapshot.hosts.values()
+        if host.up or not host.fenced
+        for name, pool in host.of_others.items()
+    }
+
+
 def _returning(snapshot: Snapshot) -> set[HostName]:
     """Return fenced hosts that may be on their way back, with any name: their listing tells."""
     hosts = snapshot.hosts.values()
@@ -96,7 +110,7 @@ def _candidates(
     if not homeless:
         return []
     usable = snapshot.usable()
-    counts = Counter(assignment.host for assignment in snapshot.assignments)
+    loads = snapshot.loads()
     names = {wish.name for wish in homeless}
     failed_lately = {key for key, retry in snapshot.retries.items() if retry.at > now}
     candidates = []
@@ -104,7 +118,7 @@ def _candidates(
         host = snapshot.hosts.get(name)
         if host is None or not host.up or host.closed:
             continue
-        count = counts[name]
+        count = loads[name]
         foreign = {fact.name for fact in host.containers if not fact.ours}
         candidates.append(
             Candidate(

@@ -138,19 +138,15 @@ def _better_elsewhere(
         return False
     if not isinstance(next_rung(snapshot, host, assignment.failed_rungs), Exhausted):
         return False
+    loads = snapshot.loads()
     return any(
         other.up and not other.closed and other.name != host.name
         and not other.foreign(assignment.name)
         and not avoided(snapshot, assignment.name, other.name, now)
-        and other.max_replicas > other.others + count_on(snapshot, other)
+        and other.max_replicas > other.others + loads[other.name]
         for other in snapshot.hosts.values()
         if other.name in pool.hosts
     )  # fmt: skip
-
-
-def count_on(snapshot: Snapshot, host: HostView) -> int:
-    """Return how many of the pool's names are assigned to a host."""
-    return sum(1 for assignment in snapshot.assignments if assignment.host == host.name)
 
 
 def avoided(snapshot: Snapshot, name: str, host: str, now: float) -> bool:

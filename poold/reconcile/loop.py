@@ -20,7 +20,7 @@ from typing import Any
 
 from poold.agent.failpoints import failpoint
 from poold.config import Config
-from poold.errors import Permanent, Temporary
+from poold.errors import Permanent, Problem, Temporary
 from poold.hosts.base import HostLink
 from poold.model.events import Explanation
 from poold.model.fleet import HostName, PoolName
@@ -42,7 +42,7 @@ from poold.reconcile.news import News
 from poold.reconcile.plan import Plan, plan
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.records import Records
-from poold.reconcile.shown import describe
+from poold.reconcile.shown import describe, shown
 from poold.reconcile.snapshot import Snapshot
 from poold.reconcile.watch import Watch, set_or_after
 from poold.reconcile.world import World
@@ -281,8 +281,24 @@ class Loop:
             if not decided.books:
                 self._news.seen(snapshot)
                 return decided
-            self._records.write(pool, decided.books)
-        raise Permanent("loop.books", f"cannot settle the books of {pool}: please report it")
+            try:
+                self._records.write(pool, decided.books)
+            except Temporary as problem:  # the store's disk is full, or another pool has a name
+                return self._standing_still(snapshot, problem)
+        endless = Temporary("loop.books", "cannot settle its books", hint="please report it")
+        return self._standing_still(snapshot, endless)
+
+    def _standing_still(self, snapshot: Snapshot, problem: Problem) -> Plan:
+        """Decide nothing for a pool whose books cannot be written, say why, and look again."""
+        text = f"{snapshot.name}: {problem}"
+        if self._said.get(snapshot.name) != text:
+            extra = {"action": "cycle_failed", "pool": snapshot.name, "code": problem.code}
+            LOG.error("%s", text, extra=extra)
+        return Plan(
+            replicas=shown(snapshot, {}, {}),
+            sentence=text,
+            wake_at=self._clock() + self._pauses.after_bug,
+        )
 
     def _snapshot(self, pool: PoolName, busy: Mapping[str, str]) -> Snapshot:
         """Freeze what a plan may know, who died and has to wait for it included."""
@@ -359,7 +375,12 @@ class Loop:
         found = self._config().pools.get(pool)
         if found is None:
             return
-        self._apply.reserve(found, action)
+        try:
+            self._apply.reserve(found, action)
+        except Temporary as problem:  # nothing may start that is not written down
+            LOG.error("%s", problem, extra={"action": "reserve_failed", "pool": pool})  # noqa: TRY400
+            self._backoff.failed(pool, action.subject, problem, definite=False)
+            return
         self._deaths.begun(pool, action)
         self._launch(
             pool,

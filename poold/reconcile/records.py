@@ -29,7 +29,7 @@ from poold.reconcile.news import News
 from poold.reconcile.plan import Plan
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.reconcile.world import World
-from poold.store import Assignment, Garbage, Store, Wish
+from poold.store import Assignment, Garbage, Store, Wish, name_taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +105,11 @@ class Records:
         match action:
             case Introduce(host, found):
                 for fact in found:
-                    self.store.put_wish(Wish(name=ReplicaName(fact.name), pool=pool))
+                    self._wish_first(Wish(name=ReplicaName(fact.name), pool=pool))
                 self.store.introduce(pool, host)
             case FirstWish(names):
                 for name in names:
-                    self.store.put_wish(Wish(name=name, pool=pool))
+                    self._wish_first(Wish(name=name, pool=pool))
                 self.store.first_wished(pool)
             case Adopt(host, fact):
                 adopted = self._adopted(pool, host, fact)
@@ -122,6 +122,12 @@ class Records:
                 self.news.retired(pool, number)
             case Disown(digest, host):
                 self.store.put_garbage(Garbage(digest=digest, host=host, pool=pool))
+
+    def _wish_first(self, wish: Wish) -> None:
+        """Wish for a configured or found replica, or say who has its name: then none is wished."""
+        if not self.store.put_wish(wish):
+            holder = self.store.holder(wish.name, besides=wish.pool) or ""
+            raise name_taken(wish.name, wish.pool, holder)
 
     def _adopted(self, pool: PoolName, host: HostName, fact: ContainerFact) -> Assignment:
         digest = Digest(fact.digest)

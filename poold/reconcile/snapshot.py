@@ -7,6 +7,7 @@ replicas a plan that searched them for every name would be quadratic.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,7 +21,8 @@ from poold.store import Assignment, Garbage, Move, Wish
 class HostView:
     """What is known of a host. Only an `up` one was listed since it was last reached.
 
-    `containers` are those of this pool and foreign ones with a name of it; `unsure` are names
+    `containers` are those of this pool and foreign ones with a name of it; `of_others` are names of
+    this pool that a container of another pool of ours has, and which pool's; `unsure` are names
     whose state has to be listed again before anything is decided on them; `others` counts the
     replicas of other pools; `images` are names known to be there, which may be forgotten;
     `of_pool` are those of `held` that were made of this pool. `closed` says why nothing new is
@@ -32,6 +34,7 @@ class HostView:
     state: Literal["up", "connecting", "unknown"] = "unknown"
     reason: str = ""
     containers: tuple[ContainerFact, ...] = ()
+    of_others: Mapping[str, str] = field(default_factory=dict)
     unsure: frozenset[str] = frozenset()
     held: frozenset[Digest] = frozenset()
     staged: frozenset[Digest] = frozenset()
@@ -111,6 +114,9 @@ class Snapshot:
     _assigned: dict[ReplicaName, Assignment] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _loads: list[Counter[HostName]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def usable(self) -> tuple[Generation, ...]:
         """Return the generations that this pool's application may be restored from."""
@@ -133,3 +139,11 @@ class Snapshot:
         if not self._assigned:
             self._assigned.update({each.name: each for each in self.assignments})
         return self._assigned
+
+    def loads(self) -> Counter[HostName]:
+        """Return how many of the pool's names each host has, or is to get by a move."""
+        if not self._loads:
+            held = {(each.host, each.name) for each in self.assignments}
+            held |= {(move.target, move.name) for move in self.moves}
+            self._loads.append(Counter(host for host, _ in held))
+        return self._loads[0]

@@ -173,6 +173,11 @@ class World:
                 for fact in known.containers.values()
                 if (fact.pool == pool if fact.ours else fact.name in wanted)
             ),
+            of_others={
+                fact.name: fact.pool
+                for fact in known.containers.values()
+                if fact.ours and fact.pool != pool and fact.name in wanted
+            },
             unsure=frozenset(known.unsure),
             held=frozenset(known.generations),
             staged=frozenset(d for d, fact in known.generations.items() if fact.staged),

@@ -2,7 +2,7 @@
 
 from poold.store.hosts import HostMark, Released
 from poold.store.records import Assignment, Garbage, Intent, Move, MoveStep, Wish
-from poold.store.store import SeenPool, Store
+from poold.store.store import SeenPool, Store, name_taken, way_to_free
 
 __all__ = [
     "Assignment",
@@ -15,4 +15,6 @@ __all__ = [
     "SeenPool",
     "Store",
     "Wish",
+    "name_taken",
+    "way_to_free",
 ]

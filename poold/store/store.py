@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from poold.agent.codec import decode, decode_request, encode
 from poold.agent.messages import Sealed, Started
+from poold.errors import Temporary
 from poold.model.fleet import (
     ActionId,
     Change,
@@ -203,9 +204,12 @@ class Store:
         """Return the wished replicas by name."""
         return tuple(Wish(**row) for row in self._database.rows("wishes_list", pool=pool))
 
-    def put_wish(self, wish: Wish) -> None:
-        """Wish for a replica, or change its pin."""
-        self._database.run("wish_put", name=wish.name, pool=wish.pool, host=wish.host)
+    def put_wish(self, wish: Wish) -> bool:
+        """Wish for a replica, or change its pin; False, and nothing, where another pool has it."""
+        with self.transaction():
+            self._database.run("wish_put", name=wish.name, pool=wish.pool, host=wish.host)
+            row = self._database.row("wish_get", name=wish.name)
+        return row is not None and row["pool"] == wish.pool
 
     def drop_wish(self, name: ReplicaName) -> None:
         """Wish for a replica no more."""
@@ -218,9 +222,14 @@ class Store:
         return tuple(map(_assignment, self._database.rows("assignments_list", pool=pool)))
 
     def load_without(self, pool: PoolName) -> dict[HostName, int]:
-        """Return how many replicas of all the other pools each host has."""
+        """Return how many replicas of all the other pools each host has, or is to get by moves."""
         rows = self._database.rows("assignments_of_others", pool=pool)
         return {HostName(row["host"]): row["count"] for row in rows}
+
+    def holder(self, name: ReplicaName, *, besides: PoolName) -> PoolName | None:
+        """Return another pool that wishes for a name, or whose host did not let go of it yet."""
+        row = self._database.row("name_holder", name=name, besides=besides)
+        return PoolName(row["pool"]) if row else None
 
     def replica_names(self) -> tuple[ReplicaName, ...]:
         """Return every name that is wished or assigned."""
@@ -232,19 +241,26 @@ class Store:
         return _assignment(row) if row else None
 
     def put_assignment(self, assignment: Assignment) -> None:
-        """Write or replace who may run a name."""
-        self._database.run(
-            "assignment_put",
-            name=assignment.name,
-            pool=assignment.pool,
-            host=assignment.host,
-            since=assignment.since,
-            rung=assignment.rung,
-            failed_rungs=json.dumps(assignment.failed_rungs),
-            reason=assignment.reason,
-            generation=assignment.generation,
-            started=_dump(assignment.started),
-        )
+        """Write or replace who may run a name.
+
+        Raises Temporary("replica.name-taken") while another pool has it: nothing may start then.
+        """
+        with self.transaction():
+            row = self._database.row("assignment_get", name=assignment.name)
+            if row is not None and row["pool"] != assignment.pool:
+                raise name_taken(assignment.name, assignment.pool, row["pool"], row["host"])
+            self._database.run(
+                "assignment_put",
+                name=assignment.name,
+                pool=assignment.pool,
+                host=assignment.host,
+                since=assignment.since,
+                rung=assignment.rung,
+                failed_rungs=json.dumps(assignment.failed_rungs),
+                reason=assignment.reason,
+                generation=assignment.generation,
+                started=_dump(assignment.started),
+            )
 
     def drop_assignment(self, name: ReplicaName, host: HostName) -> None:
         """Free a name, if it is still that host's; only after the host confirmed its absence."""
@@ -356,6 +372,21 @@ class Store:
     def drop_move(self, name: ReplicaName) -> None:
         """Forget a move that ended."""
         self._database.run("move_drop", name=name)
+
+
+def name_taken(name: str, pool: str, holder: str, host: str = "") -> Temporary:
+    """Return why a pool cannot use a name, and the way out."""
+    where = f" on {host}" if host else ""
+    return Temporary(
+        "replica.name-taken",
+        f"cannot use the name {name} for {pool}: the pool {holder} has it{where}",
+        hint=way_to_free(holder),
+    )
+
+
+def way_to_free(pool: str) -> str:
+    """Return the hint for a name that another pool has."""
+    return f"put {pool} back into the configuration, scale it down, then rename it"
 
 
 def _dump(value: Any) -> str | None:

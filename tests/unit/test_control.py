@@ -178,3 +178,60 @@ def test_a_name_of_another_pool_is_refused(tmp_path):
         control.restore("other", name="hello1", actor="me")
     assert refused.value.code == "replica.bad-name"
     store.close()
+
+
+@pytest.mark.parametrize("wished", [True, False], ids=["wished", "reserved"])
+def test_a_renamed_pool_is_told_who_has_its_names_and_the_way_out(tmp_path, wished):
+    """The old pool's wish, or its replica on a host that is cut off: neither is started twice."""
+    store = Store(tmp_path)
+    config = Config(hosts={"a": Host(name="a")}, pools={"hallo": pool("hallo")})
+    control = Control(store=store, world=World(), config=lambda: config)
+    if wished:
+        store.put_wish(Wish(name="hello1", pool="hello"))
+    else:
+        store.put_assignment(Assignment(name="hello1", pool="hello", host="a", since=1.0))
+    for wish in (
+        lambda: control.scale("hallo", replicas=1, actor="me"),
+        lambda: control.restore("hallo", actor="me"),
+    ):
+        with pytest.raises(Refused, match="the pool hello has it") as refused:
+            wish()
+        assert refused.value.hint == (
+            "put hello back into the configuration, scale it down, then rename it"
+        )
+    assert store.changes() == ()
+    store.close()
+
+
+def test_a_replica_whose_pool_left_is_refused_with_the_way_out(tmp_path):
+    """Removing or moving it needs the pool's configuration."""
+    store = Store(tmp_path)
+    config = Config(hosts={"a": Host(name="a")}, pools={})
+    control = Control(store=store, world=World(), config=lambda: config)
+    store.put_wish(Wish(name="hello1", pool="hello"))
+    for wish in (
+        lambda: control.remove("hello1", actor="me"),
+        lambda: control.move("hello1", to="a", actor="me"),
+    ):
+        with pytest.raises(Refused, match="its pool hello left the configuration") as refused:
+            wish()
+        assert refused.value.code == "pool.unknown"
+        assert refused.value.hint.startswith("put hello back into the configuration")
+    store.close()
+
+
+def test_a_move_to_a_full_host_is_refused(tmp_path):
+    """What the host has counts, and what is on its way there, each once."""
+    store, world = Store(tmp_path), World()
+    hosts = {"a": Host(name="a"), "b": Host(name="b", max_replicas=2)}
+    config = Config(hosts=hosts, pools={"hello": pool()})
+    control = Control(store=store, world=world, config=lambda: config)
+    put_ready((store, world, control), "hello1", "hello2", "hello3")
+    store.put_assignment(Assignment(name="other1", pool="other", host="b", since=1.0))
+    control.move("hello1", to="b", actor="me")
+    with pytest.raises(Refused, match="as many replicas as it may, 2") as refused:
+        control.move("hello2", to="b", actor="me")
+    assert refused.value.code == "host.full"
+    store.drop_assignment("other1", "b")
+    control.move("hello2", to="b", actor="me")
+    store.close()

@@ -201,12 +201,43 @@ def test_a_name_has_one_host(store):
     """Promise 1 in the schema: a second assignment replaces the first, another pool's does not."""
     first = Assignment(name="hello1", pool="hello", host="a", since=1.0)
     store.put_assignment(first)
-    store.put_assignment(replace(first, pool="other", host="b"))
+    with pytest.raises(Temporary, match="cannot use the name hello1 for other") as taken:
+        store.put_assignment(replace(first, pool="other", host="b"))
+    assert (taken.value.code, "put hello back" in taken.value.hint) == ("replica.name-taken", True)
     assert store.assignments() == (first,)
     store.put_assignment(replace(first, host="b"))
     assert [a.host for a in store.assignments()] == ["b"]
     store.drop_assignment("hello1", "a")
     assert [a.host for a in store.assignments()] == ["b"], "only its host may free it"
+
+
+def test_a_name_that_another_pool_has_is_not_wished(store):
+    """Wished there or still reserved on a host that did not let go: the wish is not taken."""
+    store.put_assignment(Assignment(name="hello1", pool="hello", host="a", since=1.0))
+    assert not store.put_wish(Wish(name="hello1", pool="other"))
+    assert store.put_wish(Wish(name="hello1", pool="hello"))
+    assert not store.put_wish(Wish(name="hello1", pool="other", host="b"))
+    assert store.wishes() == (Wish(name="hello1", pool="hello"),)
+    assert store.holder("hello1", besides="other") == "hello"
+    assert store.holder("hello1", besides="hello") is None
+    store.drop_wish("hello1")
+    store.drop_assignment("hello1", "a")
+    assert store.put_wish(Wish(name="hello1", pool="other", host="b"))
+
+
+def test_a_move_counts_where_it_goes(store):
+    """A host that a replica is moving to has it already, once."""
+    store.put_assignment(Assignment(name="hello1", pool="hello", host="a", since=1.0))
+    change = accept(store, kind="move")
+    move = Move(
+        name="hello1", pool="hello", change=change.id, source="a", target="b", step="send",
+        action="m1",
+    )  # fmt: skip
+    store.put_move(move)
+    assert store.load_without("other") == {"a": 1, "b": 1}
+    store.put_assignment(Assignment(name="hello1", pool="hello", host="b", since=1.0))
+    assert store.load_without("other") == {"b": 1}
+    assert store.load_without("hello") == {}
 
 
 def test_generations_are_numbered_once(store):

@@ -10,9 +10,6 @@ INSERT INTO pools (name, seen_at) VALUES (:name, :seen_at) ON CONFLICT (name) DO
 -- name: pool_first_wish
 UPDATE pools SET first_wish_at = :at WHERE name = :name;
 
--- name: pool_forget
-DELETE FROM pools WHERE name = :name;
-
 -- name: introductions_list
 SELECT host FROM introductions WHERE pool = :pool;
 
@@ -24,7 +21,8 @@ ON CONFLICT (pool, host) DO NOTHING;
 SELECT * FROM wishes WHERE :pool IS NULL OR pool = :pool ORDER BY name;
 
 -- name: wish_put
-INSERT INTO wishes (name, pool, host) VALUES (:name, :pool, :host)
+INSERT INTO wishes (name, pool, host) SELECT :name, :pool, :host
+WHERE NOT EXISTS (SELECT 1 FROM assignments WHERE name = :name AND pool != :pool)
 ON CONFLICT (name) DO UPDATE SET host = excluded.host WHERE pool = excluded.pool;
 
 -- name: wish_drop
@@ -34,10 +32,17 @@ DELETE FROM wishes WHERE name = :name;
 SELECT * FROM assignments WHERE :pool IS NULL OR pool = :pool ORDER BY name;
 
 -- name: assignments_of_others
-SELECT host, count(*) AS count FROM assignments WHERE pool != :pool GROUP BY host;
+SELECT host, count(*) AS count FROM (
+    SELECT name, host FROM assignments WHERE pool != :pool
+    UNION SELECT name, target FROM moves WHERE pool != :pool
+) GROUP BY host;
 
 -- name: replica_names
 SELECT name FROM wishes UNION SELECT name FROM assignments ORDER BY name;
+
+-- name: name_holder
+SELECT pool FROM assignments WHERE name = :name AND pool != :besides
+UNION ALL SELECT pool FROM wishes WHERE name = :name AND pool != :besides;
 
 -- name: assignment_get
 SELECT * FROM assignments WHERE name = :name;
