@@ -167,6 +167,11 @@ class Client:
         """Have replicas placed on a host again."""
         return self._wish("POST", _path("/v1/hosts", host, "uncordon"), _given(reason=reason))
 
+    def pardon(self, host: str, *, pool: str = "", reason: str = "") -> Change:
+        """Have quarantined generations tried on a host again."""
+        wish = _given(pool=pool, reason=reason)
+        return self._wish("POST", _path("/v1/hosts", host, "pardon"), wish)
+
     def fence(self, host: str, *, confirmed: bool, reason: str = "") -> Change:
         """Take it that a host out of reach is dead."""
         wish = _given(confirmed=confirmed, reason=reason)

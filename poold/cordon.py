@@ -77,9 +77,24 @@ class Cordon:
             if mark is not None and mark.mark == "fenced":
                 self._refuse_before_clean(name)
             self._store.hosts.drop(name)
-            text = f"replicas are placed on {host} again"
+            text = f"replicas are placed on {host} again" + self._pardoned(name)
             change = self._accept("uncordon", {"host": name}, text, actor, reason)
         return self._told(change)
+
+    def pardon(self, host: str, *, pool: str = "", actor: str, reason: str = "") -> Change:
+        """Have quarantined generations, all or a pool's, tried on a host again at once."""
+        name = self._configured(host, "pardon")
+        with self._store.transaction():
+            text = self._pardoned(name, pool).removeprefix("; ")
+            text = text or f"no generation is quarantined on {host}"
+            change = self._accept("pardon", {"host": name, "pool": pool}, text, actor, reason)
+        return self._told(change)
+
+    def _pardoned(self, host: HostName, pool: str = "") -> str:
+        entries = [q for q in self._store.quarantine.all(pool or None) if q.host == host]
+        self._store.quarantine.drop(pool=pool or None, host=host)
+        names = ", ".join(f"generation {q.generation} of {q.pool}" for q in entries)
+        return f"; {names} may be tried there again" if names else ""
 
     def fence(self, host: str, *, confirmed: bool, actor: str, reason: str = "") -> Change:
         """Take it that a host that is out of reach is dead, so that its names are free.

@@ -141,7 +141,9 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
     try:
         links = {name: link(host) for name, host in config.hosts.items()}
         metrics = Metrics()
-        world = World(links=links, clock=time.time, marks=store.hosts.all)
+        world = World(
+            links=links, clock=time.time, marks=store.hosts.all, quarantine=store.quarantine.all
+        )
         loop = Loop(
             store=store,
             world=world,

@@ -332,6 +332,12 @@ class _Gauges(Collector):
             "host",
             ((host.name, host.memory_free_bytes) for host in hosts),
         )
+        yield _gauge(
+            "poold_host_quarantined_generations",
+            "Generations that are not restored on a host for a while, because they failed there.",
+            "host",
+            ((host.name, len(host.quarantine)) for host in hosts),
+        )
 
 
 def _task_gauge() -> Iterator[Metric]:

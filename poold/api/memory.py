@@ -31,6 +31,7 @@ from poold.model.fleet import (
     Pool,
     PoolName,
     PoolStatus,
+    Quarantine,
     Replica,
     ReplicaName,
 )
@@ -62,6 +63,7 @@ class MemoryFleet:
     away: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
     marks: dict[str, Literal["cordoned", "fenced"]] = field(default_factory=dict)
+    quarantine: list[Quarantine] = field(default_factory=list)
     _replicas: dict[str, Replica] = field(default_factory=dict)
     _changes: list[Change] = field(default_factory=list)
     _generations: list[Generation] = field(default_factory=list)
@@ -198,6 +200,7 @@ class MemoryFleet:
                 memory_free_bytes=8 << 30,
                 mark=self.marks.get(name, ""),
                 closed=f"{name} is {self.marks[name]} by test" if name in self.marks else "",
+                quarantine=tuple(each for each in self.quarantine if each.host == name),
             )
             for name in names
         )

@@ -27,6 +27,16 @@ class MemoryHosts:
         self.fleet.marks.pop(host, None)
         return self._accept("uncordon", host, actor, reason)
 
+    def pardon(self, host: str, *, pool: str = "", actor: str, reason: str = "") -> Change:
+        """Forget what is quarantined on a host."""
+        self._known(host)
+        self.fleet.quarantine = [
+            each
+            for each in self.fleet.quarantine
+            if each.host != host or pool not in ("", each.pool)
+        ]
+        return self._accept("pardon", host, actor, reason)
+
     def fence(self, host: str, *, confirmed: bool, actor: str, reason: str = "") -> Change:
         """Mark a host that is away."""
         self._known(host)

@@ -113,6 +113,18 @@ class HostRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True)
         check_reason(self.reason)
 
 
+class PardonRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Quarantined generations may be tried on a host again: those of a pool, or all ("")."""
+
+    pool: str = ""
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
+        if self.pool:
+            check_name("pool", self.pool)
+
+
 class LetGoRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A host's names shall be free; `confirmed` asserts that nothing of ours runs there."""
 

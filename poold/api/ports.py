@@ -71,6 +71,9 @@ class HostControlPort(Protocol):
     def uncordon(self, host: str, *, actor: str, reason: str = "") -> Change:
         """Have replicas placed on a host again."""
 
+    def pardon(self, host: str, *, pool: str = "", actor: str, reason: str = "") -> Change:
+        """Have quarantined generations tried on a host again."""
+
     def fence(self, host: str, *, confirmed: bool, actor: str, reason: str = "") -> Change:
         """Take it that a host out of reach is dead: its names are free."""
 

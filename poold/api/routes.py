@@ -186,6 +186,11 @@ ROUTES: tuple[Route, ...] = (
         _WISHED, body=messages.HostRequest, refusals=(404, 409),
     ),
     Route(
+        "POST", "/v1/hosts/{host}/pardon", views.pardon,
+        "Have quarantined generations tried on a host again",
+        _WISHED, body=messages.PardonRequest, refusals=(404, 409),
+    ),
+    Route(
         "POST", "/v1/hosts/{host}/fence", views.fence,
         "Take it that a host out of reach is dead: its replicas come up elsewhere",
         _WISHED, body=messages.LetGoRequest, refusals=(404, 409),

@@ -24,6 +24,7 @@ from poold.api.messages import (
     LetGoRequest,
     LogView,
     MoveRequest,
+    PardonRequest,
     PoolList,
     PoolView,
     ReplicaList,
@@ -221,6 +222,16 @@ async def uncordon(ports: Ports, call: Call) -> Answer:
     asked: HostRequest = call.body
     host = call.path["host"]
     return accepted(ports.host_control.uncordon(host, actor=call.actor, reason=asked.reason))
+
+
+async def pardon(ports: Ports, call: Call) -> Answer:
+    """Have quarantined generations tried on a host again, of one pool where it is given."""
+    asked: PardonRequest = call.body
+    return accepted(
+        ports.host_control.pardon(
+            call.path["host"], pool=asked.pool, actor=call.actor, reason=asked.reason
+        )
+    )
 
 
 async def fence(ports: Ports, call: Call) -> Answer:

@@ -48,7 +48,7 @@ COMMANDS: dict[str, Entry] = {
     "move": Entry("poold.cli.wish:move", _WISH, "Let a replica go on on another host."),
     "rm": Entry("poold.cli.wish:rm", _WISH, "Wish for a replica to go."),
     "checkpoint": Entry("poold.cli.wish:checkpoint", _WISH, "Wish for a new generation."),
-    "host": Entry("poold.cli.host:host", _WISH, "Cordon, uncordon, fence or remove a host."),
+    "host": Entry("poold.cli.host:host", _WISH, "Show, cordon, pardon, fence, … a host."),
     "config": Entry("poold.cli.config:config", _RUN, "Check and show configurations."),
     "explain": Entry("poold.cli.story:explain", _ASK, "Why a pool is as it is; what it waits for."),
     "events": Entry("poold.cli.story:events", _ASK, "What happens and happened."),

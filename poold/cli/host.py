@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import click
 
-from poold.cli import completion, options
+from poold.cli import completion, options, tables
 from poold.cli.examples import examples
+from poold.cli.failures import printable
 from poold.cli.output import print_json
 from poold.cli.session import Session
+from poold.errors import Refused, problem_from_json
 from poold.model.fleet import Change
 
 _HOST = click.argument("host", shell_complete=completion.hosts)
@@ -21,7 +24,52 @@ _YES = click.option("--yes", "confirmed", is_flag=True, help="It is powered off:
 
 @click.group()
 def host() -> None:
-    """Cordon, uncordon, fence or remove a host."""
+    """Show a host, or say something of it."""
+
+
+@host.command(epilog=examples("poold host show b"))
+@_HOST
+@options.question
+def show(session: Session, host: str, as_json: bool) -> None:
+    """Show how HOST is, and which generations are quarantined there and why."""
+    found = next((each for each in session.client().hosts() if each.name == host), None)
+    if found is None:
+        raise Refused("host.unknown", f"cannot find the host {host}", hint="poold hosts lists them")
+    if as_json:
+        print_json(found)
+        return
+    now = time.time()
+    seen = tables.age(found.seen_at, now)
+    disk, memory = tables.size(found.disk_free_bytes), tables.size(found.memory_free_bytes)
+    fields = (
+        ("host", found.name),
+        ("state", found.state),
+        ("mark", found.mark),
+        ("note", "; ".join(text for text in (found.reason, found.closed) if text)),
+        ("seen", f"{seen} ago" if seen else ""),
+        ("free", f"disk {disk or 'unknown'}, memory {memory or 'unknown'}"),
+        *sorted(found.facts.items()),
+    )
+    for name, text in fields:
+        if text:
+            print(f"{name:<9} {printable(text)}")
+    for entry in found.quarantine:
+        left = tables.age(now, entry.until)
+        print(f"\ngeneration {entry.generation} of {entry.pool} is quarantined for {left} more, "
+              f"after {tables.times(entry.failures)}:")  # fmt: skip
+        problem = problem_from_json(entry.problem)
+        for line in (str(problem), *problem.detail.splitlines()):
+            print(f"  {printable(line)}")
+
+
+@host.command(epilog=examples("poold host pardon b", "poold host pardon b --pool hello"))
+@_HOST
+@click.option("--pool", default="", shell_complete=completion.pools, help="Only of this pool.")
+@_REASON
+@options.question
+def pardon(session: Session, host: str, pool: str, reason: str, as_json: bool) -> None:
+    """Let generations that are quarantined on HOST be tried there again at once."""
+    _say(session.client().pardon(host, pool=pool, reason=reason), as_json=as_json)
 
 
 @host.command(epilog=examples("poold host cordon b --reason 'new kernel'"))

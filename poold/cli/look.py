@@ -100,7 +100,18 @@ def hosts(session: Session, as_json: bool) -> None:
                 for name in ("podman", "runtime", "criu", "kernel")
                 if name in host.facts
             ),
-            "; ".join(text for text in (host.reason, host.closed) if text),
+            "; ".join(
+                text
+                for text in (
+                    host.reason,
+                    host.closed,
+                    *(
+                        f"generation {each.generation} of {each.pool} is quarantined"
+                        for each in host.quarantine
+                    ),
+                )
+                if text
+            ),
         )
         for host in found
     ]

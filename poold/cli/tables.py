@@ -84,6 +84,11 @@ def age(then: float | None, now: float) -> str:
     return f"{int(seconds // 86400)} d"
 
 
+def times(count: int) -> str:
+    """Return "1 failure", "3 failures"."""
+    return "1 failure" if count == 1 else f"{count} failures"
+
+
 def size(count_bytes: int | None) -> str:
     """Return "72 MB", "1.4 GB" (powers of 1000); nothing for None."""
     if count_bytes is None:
@@ -106,7 +111,7 @@ _WISHED = {
     "host": "on {}",
 }  # fmt: skip
 
-_OF_HOSTS = frozenset({"cordon", "uncordon", "fence", "remove-host"})
+_OF_HOSTS = frozenset({"cordon", "uncordon", "fence", "remove-host", "pardon"})
 
 
 def wish(kind: str, wished: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ EventKind = Literal[
     "generation.proven",
     "generation.failed",
     "generation.retired",
+    "generation.quarantined",  # on one host
+    "generation.pardoned",
     "host.up",
     "host.lost",
     "daemon.started",

@@ -152,7 +152,7 @@ class Replica:
 
 ChangeKind = Literal[
     "scale", "restore", "remove", "move", "checkpoint",
-    "cordon", "uncordon", "fence", "remove-host", "reload",  # of no pool: `pool` is ""
+    "cordon", "uncordon", "fence", "remove-host", "reload", "pardon",  # of no pool: `pool` is ""
 ]  # fmt: skip
 ChangeState = Literal["pending", "settled", "failed"]
 
@@ -177,6 +177,30 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Quarantine:
+    """A generation that could not be restored on a host, and is not tried there until `until`.
+
+    `found_with` is what the host was then (its boot, its programs): once that changed the failure
+    says nothing any more. `problem` is Problem.to_json, the tail of CRIU's log included.
+    """
+
+    pool: PoolName
+    generation: int
+    digest: Digest
+    host: HostName
+    since: float
+    until: float
+    failures: int = 1  # in a row
+    problem: dict[str, object] = field(default_factory=dict)
+    found_with: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def message(self) -> str:
+        """The failure in one sentence."""
+        return str(self.problem.get("message", "failed"))
+
+
+@dataclass(frozen=True)
 class HostStatus:
     """What is known of a host now."""
 
@@ -190,6 +214,7 @@ class HostStatus:
     reason: str = ""
     mark: Literal["", "cordoned", "fenced"] = ""  # what an operator said of it
     closed: str = ""  # why no new replica is placed there
+    quarantine: tuple[Quarantine, ...] = ()  # generations that are not tried there for a while
 
 
 @dataclass(frozen=True)

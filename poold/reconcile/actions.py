@@ -61,6 +61,16 @@ class Disown:
 
 
 @dataclass(frozen=True, slots=True)
+class Pardon:
+    """Let a quarantined generation be tried on a host again."""
+
+    digest: Digest
+    host: HostName
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TakeDown:
     """Stop and remove one very container of ours."""
 
@@ -181,7 +191,7 @@ class AdvanceMove:
         return replica_subject(self.name)
 
 
-Local = Introduce | FirstWish | Adopt | Forget | Retire | Disown
+Local = Introduce | FirstWish | Adopt | Forget | Retire | Disown | Pardon
 Remote = (
     TakeDown
     | BringUp

@@ -14,6 +14,7 @@ from poold.model.fleet import HostName, Pool, PoolName, ReplicaName
 from poold.reconcile.actions import BringUp, avoid_key, crash_key, replica_subject
 from poold.reconcile.ladder import Exhausted, Rung, next_rung
 from poold.reconcile.place import Candidate, place
+from poold.reconcile.quarantine import barred
 from poold.reconcile.snapshot import HostView, Snapshot
 from poold.store import Assignment, Wish, name_taken
 
@@ -126,7 +127,9 @@ def _candidates(
                 room=host.max_replicas - host.others - count,
                 of_pool=count,
                 load=host.others + count,
-                staged=bool(usable) and usable[0].digest in host.staged,
+                staged=bool(usable)
+                and usable[0].digest in host.staged
+                and barred(snapshot, name, usable[0].digest, now) is None,
                 taken=frozenset(names & foreign),
                 avoid=frozenset(n for n in names if avoid_key(n, name) in failed_lately)
                 if failed_lately
@@ -176,12 +179,12 @@ def _step(
     failed = assignment.failed_rungs if assignment else ()
     reason = assignment.reason if assignment and failed else ""
     retry = snapshot.retries.get(replica_subject(name))
-    rung = next_rung(snapshot, host, failed)
+    rung = next_rung(snapshot, host, failed, now)
     if isinstance(rung, Exhausted):
         if retry is not None and retry.at > now:
             notes.failed[name] = {**retry.problem}
             return None
-        failed, reason, rung = (), "", next_rung(snapshot, host, ())
+        failed, reason, rung = (), "", next_rung(snapshot, host, (), now)
     if retry is not None and retry.at > now and not retry.definite:
         notes.waiting[name] = f"trying again: {retry.message}"
         return None

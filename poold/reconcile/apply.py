@@ -87,7 +87,7 @@ class Apply:
         if not isinstance(action, BringUp):
             return
         before = self.store.assignment(action.name)
-        falls_back = bool(action.failed_rungs or (action.digest is None and action.reason))
+        falls_back = bool(action.failed_rungs or action.reason)
         with self.store.transaction():
             self.store.put_assignment(
                 Assignment(

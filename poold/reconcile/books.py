@@ -24,6 +24,7 @@ from poold.reconcile.actions import (
     restore_rung,
 )
 from poold.reconcile.ladder import Exhausted, next_rung
+from poold.reconcile.quarantine import pardons
 from poold.reconcile.snapshot import HostView, Snapshot
 from poold.store import Assignment
 
@@ -42,6 +43,7 @@ def books(snapshot: Snapshot, now: float) -> tuple[Local, ...]:
         or tuple(_freed_names(snapshot, pool, now))
         or tuple(_retirements(snapshot, pool))
         or tuple(_strays(snapshot))
+        or tuple(pardons(snapshot))
     )
 
 
@@ -136,7 +138,7 @@ def _better_elsewhere(
     retry = snapshot.retries.get(replica_subject(assignment.name))
     if retry is not None and now < retry.at:
         return False
-    if not isinstance(next_rung(snapshot, host, assignment.failed_rungs), Exhausted):
+    if not isinstance(next_rung(snapshot, host, assignment.failed_rungs, now), Exhausted):
         return False
     loads = snapshot.loads()
     return any(

@@ -18,6 +18,7 @@ from poold.reconcile.actions import (
     replica_subject,
 )
 from poold.reconcile.plan import Plan
+from poold.reconcile.quarantine import barred
 from poold.reconcile.shown import describe
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 
@@ -55,7 +56,9 @@ def _waits_for(snapshot: Snapshot, decided: Plan, because: tuple[Because, ...]) 
     }
     for one in because:
         if (one.topic == "replica" and one.subject in unmoved) or (
-            one.topic in ("generation", "host") and one.again_at is not None
+            one.topic in ("generation", "host")
+            and one.again_at is not None
+            and one.state != "quarantined"  # what may be done without it is done
         ):
             yield one.text
     if snapshot.pool is not None and not snapshot.first_wished:
@@ -178,6 +181,7 @@ def _hosts(snapshot: Snapshot, now: float) -> Iterator[Because]:
             continue
         yield _host(snapshot, view)
         yield from _sends(snapshot, view, now)
+        yield from _quarantine(snapshot, view, now)
 
 
 def _host(snapshot: Snapshot, view: HostView) -> Because:
@@ -208,6 +212,17 @@ def _sends(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Because]:
         if retry is not None and subject not in snapshot.busy:
             text = f"bringing {name} to {view.name} failed: {_again(retry, now)}"
             yield Because("host", view.name, "failed", text, _due(retry, now))
+
+
+def _quarantine(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Because]:
+    """Say what is not tried on a host, and until when."""
+    for (host, digest), entry in snapshot.quarantine.items():
+        if host == view.name and barred(snapshot, host, digest, now) is not None:
+            text = (
+                f"generation {entry.generation} is quarantined on {host} for"
+                f" {_span(entry.until - now)} more: {entry.message}"
+            )
+            yield Because("host", host, "quarantined", text, entry.until)
 
 
 # -- changes --------------------------------------------------------------------------------------

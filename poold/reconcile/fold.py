@@ -36,6 +36,7 @@ from poold.reconcile.actions import (
 from poold.reconcile.ask import blocking, passing
 from poold.reconcile.backoff import Backoff
 from poold.reconcile.news import News
+from poold.reconcile.quarantine import blames_generation, quarantined, what_it_is
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.world import World
 from poold.store import Assignment, Intent, Store
@@ -161,6 +162,8 @@ class Fold:
                     replace(before, started=started, failed_rungs=(), generation=number)
                 )
                 self._news.came_up(intent, started, number)
+            if digest:
+                self._pardon(intent, digest)
             failpoint("fold.before_commit", request.verb)
         self._world.started(intent.host, intent.pool, started, digest)
         self._backoff.worked(intent.pool, intent.subject)
@@ -201,6 +204,8 @@ class Fold:
                     )
                 )
                 self._news.start_failed(intent, name, rung, problem)
+            if isinstance(request, Restore) and blames_generation(problem):
+                self._quarantine(intent, request.digest, problem)
         self._world.unsure(intent.host, name)
         self._backoff.failed(intent.pool, intent.subject, problem, definite=definite)
         if COLD in lost:
@@ -215,6 +220,33 @@ class Fold:
             seconds=max(0.0, self._clock() - intent.created_at),
             phases={},
         )
+
+    def _quarantine(self, intent: Intent, digest: Digest, problem: Problem) -> None:
+        """Keep the other names on this host from trying what cannot work."""
+        known = self._store.generations(intent.pool)
+        generation = next((each for each in known if each.digest == digest), None)
+        if generation is None:
+            return
+        status, now = self._world.host(intent.host), self._clock()
+        before = self._store.quarantine.of(intent.pool, digest, intent.host)
+        entry = quarantined(
+            generation,
+            intent.host,
+            problem,
+            before=before,
+            begun_at=intent.created_at,
+            now=now,
+            found_with=what_it_is(status.boot_id, status.facts) if status else {},
+        )
+        if entry != before:
+            self._store.quarantine.put(entry)
+            self._news.quarantined(entry, entry.until - now)
+
+    def _pardon(self, intent: Intent, digest: Digest) -> None:
+        entry = self._store.quarantine.of(intent.pool, digest, intent.host)
+        if entry is not None:
+            self._store.quarantine.drop(pool=intent.pool, digest=digest, host=intent.host)
+            self._news.pardoned(intent.pool, entry.generation, intent.host, "it was restored there")
 
     def _why(
         self,

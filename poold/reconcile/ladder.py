@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from poold.model.fleet import Generation, HostName
 from poold.reconcile.actions import COLD, build_subject, generation_subject, restore_rung
+from poold.reconcile.quarantine import barred
 from poold.reconcile.snapshot import HostView, Snapshot
 
 SEND_ATTEMPTS = 3  # transfers that failed for passing reasons, before a rung does without
@@ -39,7 +40,7 @@ class Exhausted:
 
 
 def next_rung(
-    snapshot: Snapshot, host: HostView, failed: Collection[str]
+    snapshot: Snapshot, host: HostView, failed: Collection[str], now: float
 ) -> Rung | Wait | Exhausted:
     """Choose the rung for a replica on `host`.
 
@@ -50,6 +51,10 @@ def next_rung(
     missed: list[str] = []
     for generation in usable:
         if restore_rung(generation.digest) in failed:
+            continue
+        kept_off = barred(snapshot, host.name, generation.digest, now)
+        if kept_off is not None:
+            missed.append(f"generation {generation.number} is quarantined: {kept_off.message}")
             continue
         if generation.digest in host.staged:
             return Rung(generation, "; ".join(missed))

@@ -12,7 +12,7 @@ from typing import Any
 
 from poold.agent.messages import Sealed, Started
 from poold.errors import Problem
-from poold.model.fleet import HostName, HostStatus, PoolName, ReplicaName
+from poold.model.fleet import HostName, HostStatus, PoolName, Quarantine, ReplicaName
 from poold.reconcile.actions import COLD, BringUp, replica_subject
 from poold.reconcile.snapshot import Snapshot
 from poold.store import Assignment, Intent, Move
@@ -139,6 +139,33 @@ class News:
             f"generation {number} of {pool} is retired",
             pool=pool,
             data={"generation": number},
+        )
+
+    def quarantined(self, entry: Quarantine, seconds: float) -> None:
+        """Record a generation that a host does not try again for a while."""
+        self._events.add(
+            "generation.quarantined",
+            f"generation {entry.generation} of {entry.pool} is not tried on {entry.host} for"
+            f" {seconds / 60:.0f} min: {entry.message}",
+            pool=entry.pool,
+            host=entry.host,
+            data={
+                "generation": entry.generation,
+                "digest": entry.digest,
+                "until": entry.until,
+                "failures": entry.failures,
+                "problem": entry.problem,
+            },
+        )
+
+    def pardoned(self, pool: PoolName, generation: int, host: HostName, reason: str) -> None:
+        """Record a generation that is tried on a host again."""
+        self._events.add(
+            "generation.pardoned",
+            f"generation {generation} of {pool} may be tried on {host} again: {reason}",
+            pool=pool,
+            host=host,
+            data={"generation": generation},
         )
 
     # -- looking ----------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from poold.reconcile.actions import (
 from poold.reconcile.adding import Notes, bring_ups
 from poold.reconcile.books import INTRODUCTION_SECONDS, books
 from poold.reconcile.ladder import source_of
+from poold.reconcile.quarantine import barred
 from poold.reconcile.settle import Verdict, verdicts
 from poold.reconcile.shown import describe, sentence, shown
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
@@ -86,6 +87,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
 
 def _wake_at(snapshot: Snapshot, now: float) -> float | None:
     times = [retry.at for retry in snapshot.retries.values() if retry.at > now]
+    times += [entry.until for entry in snapshot.quarantine.values() if entry.until > now]
     times += [h.closed_until for h in snapshot.hosts.values() if h.closed_until is not None]
     if not snapshot.first_wished:
         times.append(max(now + 0.1, snapshot.seen_at + INTRODUCTION_SECONDS))
@@ -241,7 +243,7 @@ def _images(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendImage]:
 
 def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneration]:
     usable = snapshot.usable()
-    stepped_down = _need_previous(snapshot, usable)
+    stepped_down = _need_previous(snapshot, usable, now)
     for name in sorted(pool.hosts):
         host = snapshot.hosts.get(name)
         if host is None or not host.up or host.fenced:
@@ -255,7 +257,13 @@ def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneratio
                 yield SendGeneration(generation.number, generation.digest, source, name)
 
 
-def _need_previous(snapshot: Snapshot, usable: tuple[Generation, ...]) -> set[HostName]:
-    """Return the hosts on which the current generation failed for some replica."""
-    current = restore_rung(usable[0].digest) if usable else ""
-    return {each.host for each in snapshot.assignments if current in each.failed_rungs}
+def _need_previous(snapshot: Snapshot, usable: tuple[Generation, ...], now: float) -> set[HostName]:
+    """Return the hosts on which the current generation failed, for some replica or for all."""
+    if not usable:
+        return set()
+    digest = usable[0].digest
+    rung = restore_rung(digest)
+    return {each.host for each in snapshot.assignments if rung in each.failed_rungs} | {
+        host for host, quarantined in snapshot.quarantine if quarantined == digest
+        and barred(snapshot, host, digest, now)
+    }  # fmt: skip

@@ -21,6 +21,7 @@ from poold.reconcile.actions import (
     Forget,
     Introduce,
     Local,
+    Pardon,
     Retire,
     restore_rung,
 )
@@ -79,6 +80,7 @@ class Records:
             own_actions=frozenset(
                 {*(i.action for i in intents), *(action_of(m, "capture") for m in moves)}
             ),
+            quarantine={(q.host, q.digest): q for q in self.store.quarantine.all(name)},
         )
 
     def _hosts(self, pool: PoolName, names: Iterable[str]) -> dict[HostName, HostView]:
@@ -119,9 +121,13 @@ class Records:
                 self.store.drop_assignment(name, host)
             case Retire(number, digest, hosts):
                 self.store.retire_generation(pool, number, digest, hosts)
+                self.store.quarantine.drop(pool=pool, digest=digest)
                 self.news.retired(pool, number)
             case Disown(digest, host):
                 self.store.put_garbage(Garbage(digest=digest, host=host, pool=pool))
+            case Pardon(digest, host, number, reason):
+                self.store.quarantine.drop(pool=pool, digest=digest, host=host)
+                self.news.pardoned(pool, number, host, reason)
 
     def _wish_first(self, wish: Wish) -> None:
         """Wish for a configured or found replica, or say who has its name: then none is wished."""

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from poold.agent.messages import ContainerFact
-from poold.model.fleet import Change, Digest, Generation, HostName, Pool, PoolName, ReplicaName
+from poold.model.fleet import (
+    Change,
+    Digest,
+    Generation,
+    HostName,
+    Pool,
+    PoolName,
+    Quarantine,
+    ReplicaName,
+)
 from poold.store import Assignment, Garbage, Move, Wish
 
 
@@ -46,6 +55,8 @@ class HostView:
     closed: str = ""
     closed_until: float | None = None
     fenced: bool = False
+    boot_id: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
     _by_name: dict[str, ContainerFact] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -105,6 +116,7 @@ class Snapshot:
     busy: Mapping[str, str] = field(default_factory=dict)
     retries: Mapping[str, Retry] = field(default_factory=dict)
     own_actions: frozenset[str] = frozenset()
+    quarantine: Mapping[tuple[HostName, Digest], Quarantine] = field(default_factory=dict)
     _usable: list[tuple[Generation, ...]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )

@@ -19,7 +19,15 @@ from typing import Literal
 
 from poold.agent.messages import ContainerFact, GenerationFact, Observation, Started
 from poold.hosts.base import HostLink
-from poold.model.fleet import Digest, HostName, HostStatus, PoolName, PoolStatus, Replica
+from poold.model.fleet import (
+    Digest,
+    HostName,
+    HostStatus,
+    PoolName,
+    PoolStatus,
+    Quarantine,
+    Replica,
+)
 from poold.reconcile.flapping import Steadiness
 from poold.reconcile.snapshot import HostView
 from poold.store import HostMark
@@ -63,11 +71,13 @@ class World:
         links: Mapping[HostName, HostLink],
         clock: Callable[[], float] = time.time,
         marks: Callable[[], Mapping[HostName, HostMark]] = dict,
+        quarantine: Callable[[], Iterable[Quarantine]] = tuple,
     ) -> None:
         """Follow `links`, which may get and lose hosts; `marks` is what operators said of them."""
         self._links = links
         self._clock = clock
         self._marks = marks
+        self._quarantine = quarantine
         self._hosts: defaultdict[HostName, _Host] = defaultdict(_Host)
         self._remark = ""
         self._pools: dict[PoolName, Shown] = {}
@@ -130,6 +140,7 @@ class World:
     def _status(self, name: HostName, mark: HostMark | None) -> HostStatus:
         known, link = self._hosts[name], self._links[name].status
         state, reason = self._state(name)
+        now = self._clock()
         return HostStatus(
             name=name,
             state=state,
@@ -141,6 +152,7 @@ class World:
             reason=reason,
             mark=mark.mark if mark else "",
             closed=self._closed(name, mark),
+            quarantine=tuple(q for q in self._quarantine() if q.host == name and q.until > now),
         )
 
     def _state(self, name: HostName) -> tuple[Literal["up", "connecting", "unknown"], str]:
@@ -189,6 +201,8 @@ class World:
             closed=closed,
             closed_until=known.steadiness.until if closed and mark is None else None,
             fenced=mark is not None and mark.mark == "fenced",
+            boot_id=known.boot_id,
+            facts=known.facts,
         )
 
     # -- listings ---------------------------------------------------------------------------------

@@ -92,4 +92,5 @@ class HostMarks:
             released = self.release(host)
             for query in ("host_garbage_drop", "host_introductions_drop", "host_mark_drop"):
                 self._database.run(query, host=host)
+            self._database.run("quarantine_drop", pool=None, digest=None, host=host)
         return released

@@ -39,6 +39,7 @@ from poold.store.changes import Changes
 from poold.store.database import Database
 from poold.store.events import Events
 from poold.store.hosts import HostMarks
+from poold.store.quarantine import Quarantines
 from poold.store.records import Assignment, Garbage, Intent, Move, Wish
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class Store:
         self.hosts = HostMarks(self._database, clock)
         self.events = Events(self._database, clock)
         self.calls = Calls(self._database, clock)
+        self.quarantine = Quarantines(self._database)
         self._listeners: list[Callable[[PoolName], None]] = []
 
     def close(self) -> None:

@@ -17,12 +17,14 @@ from poold.model.fleet import (
     Manifest,
     PoolName,
     PoolStatus,
+    Quarantine,
     Replica,
     ReplicaName,
 )
 
 HELLO = PoolName("hello")
 A, B = HostName("a"), HostName("b")
+QUARANTINE = Quarantine(HELLO, 7, Digest("sha256:7"), A, since=1.0, until=2.0)
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -115,7 +117,10 @@ def test_shows_the_fleet_as_observed() -> None:
                 generation(HELLO, 7, created_at=1000.0),
             ]
         },
-        hosts=[HostStatus(A, "up", disk_free_bytes=5), HostStatus(B, "unknown")],
+        hosts=[
+            HostStatus(A, "up", disk_free_bytes=5, quarantine=(QUARANTINE,)),
+            HostStatus(B, "unknown"),
+        ],
         reconciled_at=1059.0,
     )
     found = series(metrics)
@@ -129,6 +134,8 @@ def test_shows_the_fleet_as_observed() -> None:
     assert value(found, "poold_checkpoint_age_seconds", pool="hello") == 60
     assert value(found, "poold_host_up", host="a") == 1
     assert value(found, "poold_host_up", host="b") == 0
+    assert value(found, "poold_host_quarantined_generations", host="a") == 1
+    assert value(found, "poold_host_quarantined_generations", host="b") == 0
     assert value(found, "poold_host_disk_free_bytes", host="a") == 5
     assert value(found, "poold_host_disk_free_bytes", host="b") is None
     assert value(found, "poold_last_reconcile_timestamp_seconds") == 1059

@@ -171,9 +171,25 @@ DELETE FROM garbage WHERE host = :host;
 -- name: host_introductions_drop
 DELETE FROM introductions WHERE host = :host;
 
+-- name: quarantine_list
+SELECT * FROM quarantine WHERE :pool IS NULL OR pool = :pool ORDER BY host, pool, generation DESC;
+
+-- name: quarantine_put
+INSERT INTO quarantine (pool, generation, digest, host, since, until, failures, problem, found_with)
+VALUES (:pool, :generation, :digest, :host, :since, :until, :failures, :problem, :found_with)
+ON CONFLICT (pool, digest, host) DO UPDATE SET
+    since = excluded.since, until = excluded.until, failures = excluded.failures,
+    problem = excluded.problem, found_with = excluded.found_with;
+
+-- name: quarantine_drop
+DELETE FROM quarantine
+WHERE (:pool IS NULL OR pool = :pool) AND (:digest IS NULL OR digest = :digest)
+  AND (:host IS NULL OR host = :host);
+
 -- name: host_traces
 SELECT host FROM assignments UNION SELECT host FROM intents UNION SELECT host FROM garbage
 UNION SELECT host FROM introductions UNION SELECT host FROM host_marks
+UNION SELECT host FROM quarantine
 UNION SELECT source FROM moves UNION SELECT target FROM moves
 UNION SELECT host FROM wishes WHERE host IS NOT NULL;
 

@@ -94,6 +94,7 @@ class FakeHost:
         self.fail: dict[str, list[Problem]] = {}
         self.lose: Counter[str] = Counter()
         self.hold: dict[str, asyncio.Event] = {}
+        self.facts: dict[str, str] = {}  # as listings tell them
         self.made = 0
 
     # -- the link ---------------------------------------------------------------------------------
@@ -178,6 +179,7 @@ class FakeHost:
         match request:
             case Observe():
                 return Observation(
+                    facts=dict(self.facts),
                     boot_id=f"{self.name}-{self.boot}",
                     now=0.0,
                     containers=tuple(
@@ -437,7 +439,12 @@ class Fleet:
     def begin(self) -> None:
         """Start a daemon's life over what is in the store and on the hosts."""
         self.store = Store(self.state_dir, clock=lambda: self.now)
-        self.world = World(links=self.hosts, clock=lambda: self.now, marks=self.store.hosts.all)
+        self.world = World(
+            links=self.hosts,
+            clock=lambda: self.now,
+            marks=self.store.hosts.all,
+            quarantine=self.store.quarantine.all,
+        )
         self.loop = Loop(
             store=self.store,
             world=self.world,
