@@ -129,6 +129,8 @@ def _why_none(snapshot: Snapshot, pool: Pool) -> str:
     builder = snapshot.hosts.get(pool.builder)
     if builder is None or not builder.up:
         return f"{what}, and its builder {pool.builder} is not reached"
+    if builder.fenced:
+        return f"{what}, and nothing is built on {pool.builder}: {builder.closed}"
     if not snapshot.wishes:
         return f"{what}: nobody wished for a replica or a checkpoint"
     return f"{what}: {pool.builder} is to make one"
@@ -194,6 +196,7 @@ def _host(snapshot: Snapshot, view: HostView) -> Because:
     total = len(names) + view.others
     full = ", which is all it may have" if total >= view.max_replicas else ""
     text = f"{view.name} is up: {count} of this pool, {view.others} of others{full}"
+    text += f"; nothing new is placed there: {view.closed}" if view.closed else ""
     foreign = sorted(c.name for c in view.containers if not c.ours)
     text += f"; not ours, but named like ours: {', '.join(foreign)}" if foreign else ""
     return Because("host", view.name, "up", text)

@@ -105,21 +105,23 @@ def _done(change: Change, names: list[ReplicaName], removed: list[ReplicaName]) 
 
 
 def _checkpoint(snapshot: Snapshot, change: Change) -> Verdict | None:
-    """Settled when a generation proven since is on every host of the pool that can be reached."""
+    """Settled when a generation proven since is on every host of the pool that may get it now."""
     assert snapshot.pool is not None  # noqa: S101 - looked at by the caller
     usable = snapshot.usable()
     if not usable or usable[0].proven_at < change.created_at:
         subject = build_subject(snapshot.pool.application.fingerprint())
         return _failure(snapshot, change, subject)
     generation = usable[0]
-    unreached = []
+    without = []
     for name in snapshot.pool.hosts:
         host = snapshot.hosts.get(name)
         if host is None or not host.up:
-            unreached.append(name)
+            without.append(f"{name} (cannot be reached)")
+        elif host.fenced:
+            without.append(f"{name} (fenced)")
         elif generation.digest not in host.staged:
             return _failure(snapshot, change, generation_subject(generation.digest, name))
-    where = f", but not on {', '.join(unreached)} (cannot be reached)" if unreached else ""
+    where = f", but not on {', '.join(without)}" if without else ""
     text = f"generation {generation.number} is proven and distributed{where}"
     return Verdict(change=change, state="settled", progress=text, phases=generation.manifest.phases)
 

@@ -158,6 +158,9 @@ def _held_up(snapshot: Snapshot, pool: Pool) -> Iterator[str]:
     if builder is None or not builder.up:
         yield f"the checkpoint waits: {_unheard(pool.builder, builder)}"
         return
+    if builder.fenced:
+        yield f"the checkpoint waits for its builder: {builder.closed}"
+        return
     subjects = [build_subject(pool.application.fingerprint())]
     if usable := snapshot.usable():
         subjects += [generation_subject(usable[0].digest, name) for name in sorted(pool.hosts)]

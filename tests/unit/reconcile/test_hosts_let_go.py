@@ -212,6 +212,38 @@ async def test_a_move_ends_when_one_of_its_hosts_is_fenced(make_fleet, verb, dea
     assert len(fleet.where()) == 1
 
 
+@pytest.mark.parametrize("builder", ["a", "b"])
+async def test_a_checkpoint_ends_beside_a_fenced_host_or_says_what_it_waits_for(
+    make_fleet, builder
+):
+    """A fenced host that is back gets nothing and holds up nothing; a fenced builder is named."""
+    fleet = await three(make_fleet)
+    fleet["b"].up = False
+    await fleet.step()
+    fleet.cordon.fence("b", confirmed=True, actor="op", reason="smoke")
+    await fleet.settle()
+    fleet["b"].up = True
+    fleet.change_pool(builder=builder)
+    fleet.now += 1
+    change = fleet.control.checkpoint("hello", actor="t")
+    if builder == "a":
+        await fleet.settle()
+        assert fleet.change(change).progress == (
+            "generation 2 is proven and distributed, but not on b (fenced)"
+        )
+        return
+    for _ in range(5):
+        decided = await fleet.step()
+    assert fleet.change(change).state == "pending"
+    waits = "the checkpoint waits for its builder: b is fenced by op: smoke"
+    assert waits in decided.sentence
+    assert waits in fleet.change(change).progress
+    found = fleet.loop.explain("hello")
+    assert any("nothing new is placed there: b is fenced" in one.text for one in found.because)
+    fleet.cordon.uncordon("b", actor="t")
+    await fleet.settle()
+
+
 async def test_a_host_that_left_the_configuration_is_forgotten_when_somebody_is_sure(make_fleet):
     """Configured, unknown or unconfirmed it is refused; then its names come up elsewhere."""
     fleet = await three(make_fleet)
