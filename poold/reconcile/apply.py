@@ -7,10 +7,10 @@ but what was folded into store and world; a Problem never leaves, the next plan 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from poold.agent.messages import (
 )
 from poold.checkpoints.distribute import send_checkpoint, send_image
 from poold.config import Config
-from poold.errors import Permanent, Problem
+from poold.errors import Problem
 from poold.model.fleet import ChangeId, HostName, Pool, PoolName
 from poold.reconcile.actions import (
     AdvanceMove,
@@ -46,9 +46,10 @@ from poold.reconcile.actions import (
 from poold.reconcile.ask import READING, Asker, blocking, new_action
 from poold.reconcile.backoff import Backoff
 from poold.reconcile.fold import Fold
-from poold.reconcile.mover import Mover, Trip, progress_text
+from poold.reconcile.mover import Mover, Trip
 from poold.reconcile.news import News
 from poold.reconcile.recorder import Recorder, Step
+from poold.reconcile.sending import in_time, progress_text
 from poold.reconcile.shown import describe
 from poold.reconcile.world import World
 from poold.store import Assignment, Intent, Store
@@ -242,8 +243,11 @@ class Apply:
         """Give the host the builder's image; where that fails the host's engine may pull it."""
         if action.host == pool.builder:
             return
-        with contextlib.suppress(Problem, TimeoutError):
+        try:
             await self._send_image(pool, action.subject, pool.builder, action.host, "")
+        except Problem as problem:
+            extra = {"action": "send_failed", "pool": pool.name, "replica": action.name}
+            LOG.warning("%s", problem, extra=extra)
 
     async def _send_image(
         self, pool: Pool, subject: str, source: HostName, target: HostName, image_id: str
@@ -252,7 +256,7 @@ class Apply:
         found: ImageFacts = await self.asker.read(target, FindImage(image=image, image_id=image_id))
         if found.image_id:
             return
-        async with self.receiving[target], self._in_time():
+        async with self.receiving[target], self._in_time(f"sending the image to {target}"):
             sent = await send_image(
                 self._recorded(pool, subject),
                 self.asker.link(source),
@@ -267,16 +271,15 @@ class Apply:
     async def _send_image_ahead(self, pool: Pool, action: SendImage) -> None:
         try:
             await self._send_image(pool, action.subject, action.source, action.target, "")
-        except (Problem, TimeoutError) as error:
-            problem = error if isinstance(error, Problem) else _late(action)
+        except Problem as problem:
             self.backoff.failed(pool.name, action.subject, problem, definite=False)
             LOG.info("%s", problem, extra={"action": "send_failed", "pool": pool.name})
         else:
             self.backoff.worked(pool.name, action.subject)
             self.world.imaged(action.target, action.image)
 
-    def _in_time(self) -> asyncio.Timeout:
-        return asyncio.timeout(self.config().daemon.transfer_deadline_seconds)
+    def _in_time(self, what: str) -> AbstractAsyncContextManager[None]:
+        return in_time(self.config().daemon.transfer_deadline_seconds, what)
 
     async def _send(self, pool: Pool, action: SendGeneration) -> None:
         generation = next(
@@ -291,7 +294,7 @@ class Apply:
                 await self._send_image(
                     pool, action.subject, source, action.target, manifest.image_id
                 )
-            async with self.receiving[action.target], self._in_time():
+            async with self.receiving[action.target], self._in_time(describe(action)):
                 sent = await send_checkpoint(
                     self._recorded(pool, action.subject),
                     self.asker.link(action.source),
@@ -301,9 +304,6 @@ class Apply:
                     action=new_action("copy"),
                     progress=lambda news: self._tell(pool.name, action.subject, news),
                 )
-        except TimeoutError:
-            problem = _late(action)
-            self.backoff.failed(pool.name, action.subject, problem, definite=True)
         except Problem as problem:
             definite = blocking(problem) and problem.code not in DAMAGED
             self.backoff.failed(pool.name, action.subject, problem, definite=definite)
@@ -316,13 +316,10 @@ class Apply:
         config = self.config()
         for move in self.store.moves(pool.name):
             if move.name == action.name:
-                trip = Trip(pool=pool, fleet=config.daemon.fleet, hosts=config.hosts)
+                trip = Trip(
+                    pool=pool,
+                    fleet=config.daemon.fleet,
+                    hosts=config.hosts,
+                    transfer_deadline_seconds=config.daemon.transfer_deadline_seconds,
+                )
                 await self.mover.advance(move, trip)
-
-
-def _late(action: SendGeneration | SendImage) -> Permanent:
-    return Permanent(
-        "transfer.deadline",
-        f"cannot finish {describe(action)} in time",
-        hint="raise transfer_deadline_seconds, or look at the network between the hosts",
-    )

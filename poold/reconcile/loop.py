@@ -109,6 +109,7 @@ class Loop:
             news=self._news,
             clock=clock,
         )
+        receiving: defaultdict[HostName, asyncio.Lock] = defaultdict(asyncio.Lock)
         mover = Mover(
             store=store,
             world=world,
@@ -117,6 +118,7 @@ class Loop:
             recorder=recorder,
             news=self._news,
             clock=clock,
+            receiving=receiving,
             ended=self._show_ended,
         )
         self._apply = Apply(
@@ -131,7 +133,7 @@ class Loop:
             config=config,
             clock=clock,
             slots=defaultdict(lambda: asyncio.Semaphore(PER_HOST)),
-            receiving=defaultdict(asyncio.Lock),
+            receiving=receiving,
         )
         self._records = Records(
             store=store, world=world, config=config, clock=clock, news=self._news

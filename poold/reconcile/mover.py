@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -28,7 +28,6 @@ from poold.agent.messages import (
 )
 from poold.checkpoints.distribute import send_checkpoint, send_image
 from poold.errors import Permanent, Problem, Temporary
-from poold.hosts.base import HostLink
 from poold.model.fleet import Digest, Host, HostName, Phases, Pool, PoolName
 from poold.reconcile.actions import replica_subject
 from poold.reconcile.ask import READING, Asker, new_action, passing
@@ -43,15 +42,14 @@ from poold.reconcile.move import (
 )
 from poold.reconcile.news import News
 from poold.reconcile.recorder import Outcome, Recorder
+from poold.reconcile.sending import in_time, progress_text, within_reach
 from poold.reconcile.world import World
 from poold.store import Assignment, Garbage, Move, Store, Wish
 
 LOG = logging.getLogger(__name__)
 R = TypeVar("R")
 
-LOST_SECONDS = 5.0  # a frozen replica waits so long for a target that went away
 CONNECT_SECONDS = 15.0
-LOOK_SECONDS = 0.25  # between looks at a link's status, which has no event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +59,7 @@ class Trip:
     pool: Pool
     fleet: str
     hosts: Mapping[HostName, Host]
+    transfer_deadline_seconds: float
 
     def placement(self, move: Move, host: HostName) -> Placement:
         """Return the replica's placement on one of the two hosts."""
@@ -86,6 +85,7 @@ class Mover:
         recorder: Recorder,
         news: News,
         clock: Callable[[], float],
+        receiving: Mapping[HostName, asyncio.Lock],
         ended: Callable[[PoolName, str], None],
     ) -> None:
         """Call `ended` with pool and subject in the moment a move ended.
@@ -100,6 +100,7 @@ class Mover:
         self._recorder = recorder
         self._news = news
         self._clock = clock
+        self._receiving = receiving
 
     async def advance(self, move: Move, trip: Trip) -> None:
         """Do the move's step and write down what follows. Idempotent: a step is had once."""
@@ -150,7 +151,7 @@ class Mover:
                 )
                 return await self._ask(move, move.source, request), {}
             case "send":
-                return None, await self._send_capture(move)
+                return None, await self._send_capture(move, trip)
             case "restore":
                 restore = Restore(
                     placement=trip.placement(move, move.target),
@@ -209,19 +210,22 @@ class Mover:
                 )
         image = trip.pool.application.image
         here: ImageFacts = await self._asker.read(source.name, FindImage(image=image))
-        sent = await send_image(
-            self._call(move),
-            source,
-            target,
-            image=image,
-            image_id=here.image_id,
-            action=action_of(move, "copy"),
-            progress=lambda news: self._tell_progress(move, news),
-        )
+        what = f"sending the image of {move.name} to {target.name}"
+        async with self._receiving[target.name], in_time(trip.transfer_deadline_seconds, what):
+            sent = await send_image(
+                self._call(move),
+                source,
+                target,
+                image=image,
+                image_id=here.image_id,
+                action=action_of(move, "copy"),
+                progress=lambda news: self._tell_progress(move, news),
+            )
         self._recorder.transferred("image", target.name, sent.image_bytes)
         return sent.phases
 
-    async def _send_capture(self, move: Move) -> Phases:
+    async def _send_capture(self, move: Move, trip: Trip) -> Phases:
+        """Send a frozen replica's memory: it does not wait for what others send there."""
         source, target = self._asker.link(move.source), self._asker.link(move.target)
         if move.sealed is None:
             raise Permanent("move.no-capture", f"cannot move {move.name}: its capture is lost")
@@ -234,7 +238,9 @@ class Mover:
             action=action_of(move, "copy"),
             progress=lambda news: self._tell_progress(move, news),
         )
-        sent = await _within_reach(target, sending)
+        what = f"sending the memory of {move.name} to {target.name}"
+        async with in_time(trip.transfer_deadline_seconds, what):
+            sent = await within_reach(target, sending)
         self._recorder.transferred("capture", target.name, sent.archive_bytes)
         return sent.phases
 
@@ -349,37 +355,6 @@ class Mover:
 
     def _tell_progress(self, move: Move, news: Progress) -> None:
         self._tell(move, f"moving {move.name} to {move.target}: {progress_text(news)}")
-
-
-async def _within_reach(link: HostLink, doing: Awaitable[R]) -> R:
-    """Wait for something that needs a link, but not for a link that stays away."""
-    task = asyncio.ensure_future(doing)
-    lost_at: float | None = None
-    try:
-        while True:
-            done, _ = await asyncio.wait({task}, timeout=LOOK_SECONDS)
-            if done:
-                return task.result()
-            if link.status.state == "up":
-                lost_at = None
-                continue
-            lost_at = lost_at or time.monotonic()
-            if time.monotonic() - lost_at > LOST_SECONDS:
-                raise Temporary(
-                    "host.unreachable",
-                    f"cannot send a replica's memory to {link.name}: it cannot be reached any more",
-                    hint="poold hosts shows why; move it again when the host is back",
-                )
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def progress_text(news: Progress) -> str:
-    """Say how far an action is: "sending … 45 %"."""
-    if news.done is None or not news.total:
-        return news.text
-    return f"{news.text} {100 * news.done // news.total} %"
 
 
 def _digest(move: Move) -> Digest:
