@@ -150,6 +150,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     min: int
     max: int
     keep_generations: int
+    keep_days: float | None
+    keep_bytes: int | None
     replicas: tuple[Replica, ...]
 
 

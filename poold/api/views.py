@@ -106,6 +106,8 @@ async def pool(ports: Ports, call: Call) -> Answer:
             min=configured.min,
             max=configured.max,
             keep_generations=configured.keep_generations,
+            keep_days=configured.keep_days,
+            keep_bytes=configured.keep_bytes,
             replicas=ports.world.replicas(configured.name),
         ),
         etag=etag(ports, configured.name),

@@ -58,6 +58,8 @@ def names_in_common(pools: Mapping[PoolName, Pool]) -> Iterator[Mistake]:
 def _counts(pool: Pool, place: Place) -> Iterator[Mistake]:
     for key, low in (("min", 0), ("replicas", 0), ("max", 0), ("keep_generations", 1)):
         yield from at_least(low, getattr(pool, key), (*place, key))
+    yield from positive(pool.keep_days, (*place, "keep_days"))
+    yield from positive(pool.keep_bytes, (*place, "keep_bytes"))
     low_place, wish, high = ((*place, key) for key in ("min", "replicas", "max"))
     if pool.min > pool.max:
         yield at(low_place, high, message=f"cannot be {pool.min}, above max = {pool.max}")

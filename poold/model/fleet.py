@@ -36,6 +36,8 @@ class Pool:
     min: int = 0
     max: int = 16
     keep_generations: int = 2
+    keep_days: Optional[float] = None  # None: whatever their age
+    keep_bytes: Optional[int] = None  # on each host, all kept ones together; None: not limited
     liveness: Optional[Liveness] = None  # None: a replica lives as long as its container runs
 
     def replica(self, number: int) -> ReplicaName:

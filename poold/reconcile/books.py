@@ -25,6 +25,7 @@ from poold.reconcile.actions import (
 )
 from poold.reconcile.ladder import Exhausted, next_rung
 from poold.reconcile.quarantine import pardons
+from poold.reconcile.retention import retained
 from poold.reconcile.snapshot import HostView, Snapshot
 from poold.store import Assignment
 
@@ -41,7 +42,7 @@ def books(snapshot: Snapshot, now: float) -> tuple[Local, ...]:
         or tuple(_first_wish(snapshot, pool, now))
         or tuple(_adoptions(snapshot))
         or tuple(_freed_names(snapshot, pool, now))
-        or tuple(_retirements(snapshot, pool))
+        or tuple(_retirements(snapshot, pool, now))
         or tuple(_strays(snapshot))
         or tuple(pardons(snapshot))
     )
@@ -157,10 +158,9 @@ def avoided(snapshot: Snapshot, name: str, host: str, now: float) -> bool:
     return retry is not None and retry.at > now
 
 
-def _retirements(snapshot: Snapshot, pool: Pool) -> Iterator[Retire]:
-    """Keep the newest few, the current one, and every one in use."""
-    kept = {generation.digest for generation in snapshot.generations[: pool.keep_generations]}
-    kept.update(generation.digest for generation in snapshot.usable()[:1])
+def _retirements(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[Retire]:
+    """Keep what the pool's limits and its safety ask for, and every one in use."""
+    kept = set(retained(snapshot, pool, now))
     rungs = {assignment.rung for assignment in snapshot.assignments}
     for generation in snapshot.generations:
         digest = generation.digest

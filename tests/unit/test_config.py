@@ -303,6 +303,8 @@ path = "ready"
         (HOST_A + POOL + "min = 17 # HERE", "pools.hello.min", "above max = 16"),
         (HOST_A + POOL + "min = -1 # HERE", "pools.hello.min", "0 or more"),
         (HOST_A + POOL + "keep_generations = 0 # HERE", "pools.hello.keep_generations", "1 or"),
+        (HOST_A + POOL + "keep_days = 0 # HERE", "pools.hello.keep_days", "above 0"),
+        (HOST_A + POOL + "keep_bytes = -1 # HERE", "pools.hello.keep_bytes", "above 0"),
         # applications
         (HOST_A + "[pools.p]\nport = 1\nimage = '' # HERE", "pools.p.image", "a reference"),
         (HOST_A + "[pools.p]\nimage = 'i'\nport = -1 # HERE", "pools.p.port", "from 1 to 65535"),

@@ -120,6 +120,8 @@ def configurations(draw: st.DrawFn) -> Config:
             min=low,
             max=high,
             keep_generations=draw(st.integers(1, 9)),
+            keep_days=draw(st.none() | st.integers(1, 99).map(float)),
+            keep_bytes=draw(st.none() | st.integers(1, 10**12)),
         )
     daemon = DaemonConfig(
         state_dir=draw(PATHS),
