@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Optional
 
+from poold.agent import criu_log
 from poold.agent.process import Finished
 from poold.errors import Permanent, Problem, Temporary
 
-_TAIL_LINES = 20
+_SAID_BYTES = 1000
 
 Doing = Literal["checkpoint", "restore"]
 
@@ -41,20 +42,29 @@ def explain(
 ) -> Problem:
     """Say why CRIU, or podman on the way to it, refused; `watched` are paths that it watches."""
     said = _podman_said(finished)
-    detail = "\n".join(part for part in (_tail(log), said, f"$ {finished.command}") if part)
     kind, code, reason, hint = _translate(doing, log, said, watched)
+    detail = evidence(log, finished)
     return kind(code, f"cannot {doing} {name}: {reason}", hint=hint, detail=detail)
+
+
+def evidence(log: str, finished: Optional[Finished] = None) -> str:
+    """Return a problem's detail: an excerpt of CRIU's log, what podman said, its command."""
+    parts = [criu_log.excerpt(log)]
+    if finished is not None:
+        said = criu_log.shortened(_podman_said(finished), _SAID_BYTES)
+        parts += [said, f"$ {finished.command}"]
+    return "\n".join(part for part in parts if part)
 
 
 def is_about_watches(log: str) -> bool:
     """Whether CRIU refused for a watched file: then it is worth finding out which."""
-    return bool(_WATCHES.search(_errors(log)))
+    return bool(_WATCHES.search("\n".join(criu_log.errors(log))))
 
 
 def _translate(
     doing: Doing, log: str, said: str, watched: tuple[str, ...]
 ) -> tuple[type[Problem], str, str, str]:
-    errors = _errors(log)
+    errors = "\n".join(criu_log.errors(log))
     if is_about_watches(log):
         return (Permanent, *_watched_file(watched))
     for refusal in _REFUSALS:
@@ -68,17 +78,6 @@ def _translate(
     # CRIU's first error is the cause, those after it are what it gave up for it.
     reason = f"CRIU says: {found[0].strip()}" if found else f"podman says: {last}"
     return Permanent, f"criu.{doing}-failed", reason, "the detail has the end of CRIU's log"
-
-
-def _errors(log: str) -> str:
-    """Return the log's errors, but the one about RLIMIT_NOFILE, which any run has."""
-    return "\n".join(
-        line for line in log.splitlines() if "Error (" in line and "RLIMIT_NOFILE" not in line
-    )
-
-
-def _tail(log: str) -> str:
-    return "\n".join(log.strip().splitlines()[-_TAIL_LINES:])
 
 
 def _podman_said(finished: Finished) -> str:
@@ -115,6 +114,9 @@ _REFUSALS = (
     _Refusal(
         r"[Nn]o space left on device", "host.disk-full", "the disk is full",
         "free some space under podman's storage and the agent's folder", passes=True),
+    _Refusal(
+        r"read unixpacket [^\n]*EOF", "criu.broke-off", "CRIU ended in the middle of it",
+        "see whether it crashed or was killed: journalctl -k, coredumpctl list criu", passes=True),
     _Refusal(
         r"could not load .?libcriu\.so", "criu.library-missing", "crun cannot load CRIU's library",
         "install libcriu2 (Debian) or criu-libs (Red Hat), or choose runc in containers.conf"),

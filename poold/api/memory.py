@@ -15,7 +15,7 @@ from typing import Literal
 
 from poold.agent.messages import Finding
 from poold.api.memory_logs import MemoryCalls, MemoryEvents
-from poold.errors import Permanent, Problem, Refused, Temporary
+from poold.errors import Permanent, Problem, Refused, Temporary, problem_from_json
 from poold.model.application import Application
 from poold.model.events import Because, Explanation
 from poold.model.fleet import (
@@ -243,6 +243,12 @@ class MemoryFleet:
         because = tuple(
             Because("replica", one.name, one.state, f"{one.name} is {one.state} on {one.host}")
             for one in self._of(pool)
+        )
+        because += tuple(
+            Because("change", str(one.id), one.state, problem.message, evidence=problem.detail)
+            for one in self._changes
+            if one.pool == pool and one.problem
+            for problem in (problem_from_json(one.problem),)
         )
         waits = tuple(
             f"change {one.id}: {one.progress or 'waiting for its turn'}"

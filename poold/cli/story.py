@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import click
@@ -18,7 +18,7 @@ from poold.cli.session import Session
 from poold.cli.tables import Column
 from poold.client import Client
 from poold.errors import Temporary
-from poold.model.events import Event
+from poold.model.events import Because, Event, Explanation
 
 _RECONNECT_SECONDS = 1.0
 
@@ -35,13 +35,34 @@ def explain(session: Session, pool: str, as_json: bool) -> None:
     print(printable(found.sentence))
     _print_section("waits for", found.waits_for)
     for topic in dict.fromkeys(one.topic for one in found.because):
-        _print_section(topic, [one.text for one in found.because if one.topic == topic])
-    _print_section(
-        "lately", [f"{tables.age(one.at, found.at)} ago: {one.text}" for one in found.events]
-    )
+        of_topic = [one for one in found.because if one.topic == topic]
+        _print_section(topic, (line for one in of_topic for line in (one.text, *_told(one))))
+    _print_section("lately", lately(found))
 
 
-def _print_section(heading: str, lines: list[str] | tuple[str, ...]) -> None:
+def lately(found: Explanation) -> Iterator[str]:
+    """Tell the events; of the newest that left any, the evidence: the others are in the events."""
+    failed = [one.id for one in found.events if _left_by(one)]
+    for one in found.events:
+        yield f"{tables.age(one.at, found.at)} ago: {one.text}"
+        if failed and one.id == failed[-1] and not any(_told(each) for each in found.because):
+            yield from _quoted(_left_by(one))
+
+
+def _left_by(event: Event) -> str:
+    problem = event.data.get("problem")
+    return str(problem.get("detail", "")) if isinstance(problem, dict) else ""
+
+
+def _told(because: Because) -> list[str]:
+    return _quoted(because.evidence)
+
+
+def _quoted(evidence: str) -> list[str]:
+    return [f"  | {line}" for line in evidence.splitlines()]
+
+
+def _print_section(heading: str, lines: Iterable[str]) -> None:
     for line in lines:
         print(f"{heading:<11} {printable(line)}")
         heading = ""

@@ -69,13 +69,17 @@ Topic = Literal["wish", "generation", "replica", "host", "change"]
 
 @dataclass(frozen=True)
 class Because:
-    """How one thing is, and why, in a sentence; `again_at` is when it is tried again."""
+    """How one thing is, and why, in a sentence; `again_at` is when it is tried again.
+
+    `evidence` has the lines that a failure left, such as the end of CRIU's log.
+    """
 
     topic: Topic
     subject: str
     state: str
     text: str
     again_at: Optional[float] = None
+    evidence: str = ""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _generation(snapshot: Snapshot, now: float) -> Iterator[Because]:
         yield Because("generation", "next", "building", f"a generation is made: {busy}")
     elif retry is not None:
         text = f"making a generation failed: {_again(retry, now)}"
-        yield Because("generation", "next", "failed", text, _due(retry, now))
+        yield Because("generation", "next", "failed", text, _due(retry, now), retry.evidence)
     elif not usable:
         yield Because("generation", "next", "none", _why_none(snapshot, pool))
 
@@ -156,7 +156,8 @@ def _replica(snapshot: Snapshot, replica: Replica, now: float) -> Because:
         return Because("replica", replica.name, replica.state, text)
     known = retry.message in text
     text += f"; {_next(retry, now)}" if known else f"; {_again(retry, now)}"
-    return Because("replica", replica.name, replica.state, text, _due(retry, now))
+    due = _due(retry, now)
+    return Because("replica", replica.name, replica.state, text, due, retry.evidence)
 
 
 def _how(replica: Replica) -> str:
@@ -214,7 +215,8 @@ def _sends(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Because]:
         retry = snapshot.retries.get(subject)
         if retry is not None and subject not in snapshot.busy:
             text = f"bringing {name} to {view.name} failed: {_again(retry, now)}"
-            yield Because("host", view.name, "failed", text, _due(retry, now))
+            due = _due(retry, now)
+            yield Because("host", view.name, "failed", text, due, retry.evidence)
 
 
 def _quarantine(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Because]:

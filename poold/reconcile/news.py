@@ -18,6 +18,8 @@ from poold.reconcile.snapshot import Snapshot
 from poold.store import Assignment, Intent, Move
 from poold.store.events import Events
 
+_LONGEST_DETAIL = 4000  # the lines that a failure left; events are kept by the thousand
+
 LOG = logging.getLogger(__name__)
 
 
@@ -250,4 +252,6 @@ def _runs(snapshot: Snapshot, assignment: Assignment) -> bool:
 
 
 def _problem(problem: Problem) -> Mapping[str, Any]:
-    return {"problem": {k: v for k, v in problem.to_json().items() if k != "detail"}}
+    told = problem.to_json()
+    detail = problem.detail[:_LONGEST_DETAIL]
+    return {"problem": {**told, "detail": detail} if detail else told}

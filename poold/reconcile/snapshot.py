@@ -92,6 +92,11 @@ class Retry:
         """The failure in one sentence."""
         return str(self.problem.get("message", "failed"))
 
+    @property
+    def evidence(self) -> str:
+        """What the failure left, in lines: the end of CRIU's log, a program's last words."""
+        return str(self.problem.get("detail", ""))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:

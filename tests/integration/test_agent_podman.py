@@ -11,7 +11,7 @@ import contextlib
 import json
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -386,6 +386,53 @@ async def test_a_watched_file_is_named_with_the_way_out(agent: Agent) -> None:
         Build(agent.placement("tomcat"), replace(watching, checkpoint=settings))
     )
     assert "irmap-scan-path /tmp/in" in sealed.manifest.criu_settings
+
+
+# CRIU's own fault points. podman gives the runtime an environment of its own, so the number comes
+# from a file, by a `criu` that is found before the real one.
+FAULTY_CRIU = b"""#!/bin/sh
+[ -s /run/criu-fault ] && export CRIU_FAULT=$(cat /run/criu-fault)
+exec /usr/sbin/criu "$@"
+"""
+
+
+@pytest.fixture
+def criu_fault(agent: Agent) -> Iterator[Callable[[int], None]]:
+    """Return a function that has CRIU fail at a point of its own, with 0 not any more."""
+    agent.put("/usr/local/sbin/criu", FAULTY_CRIU)
+    agent.exec("chmod", "755", "/usr/local/sbin/criu")
+    yield lambda number: agent.put("/run/criu-fault", str(number or "").encode())
+    agent.exec("rm", "-f", "/usr/local/sbin/criu", "/run/criu-fault")
+
+
+async def test_a_failing_criu_leaves_its_log(
+    agent: Agent, criu_fault: Callable[[int], None]
+) -> None:
+    """Freezing or thawing, refused or broken off: the problem has what CRIU wrote."""
+    application = replace(IDLE, command=("perl", "-e", "sleep 1 while 1"))
+    started = await agent.do(Start(agent.placement("c1"), application))
+    capture = Capture(agent.fleet, "tomcat", "c1", application)
+    criu_fault(3)
+    problem = await refusal(agent.do(capture))
+    assert problem.code == "criu.checkpoint-failed"
+    assert problem.message == "cannot checkpoint c1: CRIU says: fault: Dump VMA pages failure!"
+    assert "Error (criu/mem.c" in problem.detail.splitlines()[0]
+    assert len(problem.detail.encode()) < 4000
+    criu_fault(1)
+    problem = await refusal(agent.do(capture))
+    assert (problem.kind, problem.code) == ("temporary", "criu.broke-off")
+    assert "fault: CRIU sudden detach" in problem.detail
+    criu_fault(0)
+    seen = fact(await agent.do(Observe(agent.fleet)), "c1")
+    assert (seen.container_id, seen.running, seen.role) == (started.container_id, True, "replica")
+
+    criu_fault(6)
+    problem = await refusal(agent.do(Build(agent.placement("tomcat"), application)))
+    assert problem.code == "criu.restore-failed"
+    assert problem.message.startswith("cannot prove the new generation of tomcat: ")
+    assert "Restoring FAILED" in problem.detail.splitlines()[0]
+    assert agent.containers() == {"c1"}
+    assert agent.files("generations") == agent.files("work") == set()
 
 
 async def test_a_dead_or_silent_application_is_told_apart(agent: Agent) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from poold.agent import criu, proc, quiesce, watches
+from poold.agent import criu, criu_log, proc, quiesce, watches
 from poold.agent.engines import podman_words as words
 from poold.agent.engines.base import Container, Executed, Launch, Published, Versions
 from poold.agent.engines.podman_words import Installation
@@ -87,44 +88,21 @@ class PodmanEngine:
 
     async def checkpoint(self, name: str, archive: Path, *, deadline_seconds: float) -> None:
         """See Engine. `--keep` leaves CRIU's log where its refusal can be read."""
-        finished = await run(
-            [
-                *(self._program, "container", "checkpoint", "--keep", "--compress", "none"),
-                *("--export", str(archive), name),
-            ],
-            deadline_seconds=deadline_seconds,
-            finishing_seconds=FINISHING_SECONDS,
-        )
-        if finished.status != 0:
-            log = await self._criu_log(name, "dump.log")
-            watched = await self._watched(name) if criu.is_about_watches(log) else ()
-            raise criu.explain("checkpoint", name, log=log, finished=finished, watched=watched)
+        arguments = ("checkpoint", "--keep", "--compress", "none", "--export", str(archive), name)
+        await self._by_criu("checkpoint", name, arguments, deadline_seconds)
 
     async def restore(
         self, archive: Path, name: str, published: tuple[Published, ...], *, deadline_seconds: float
     ) -> str:
         """See Engine."""
-        finished = await run(
-            [
-                *(self._program, "container", "restore", "--import", str(archive)),
-                *("--name", name, *words.publish_arguments(published)),
-            ],
-            deadline_seconds=deadline_seconds,
-            finishing_seconds=FINISHING_SECONDS,
-        )
-        if finished.status != 0:
-            raise await self._explain_restore(finished, name)
+        arguments = ("restore", "--import", str(archive), "--name", name)
+        ports = words.publish_arguments(published)
+        finished = await self._by_criu("restore", name, (*arguments, *ports), deadline_seconds)
         return words.container_id(finished)
 
     async def thaw(self, name: str, *, deadline_seconds: float) -> None:
         """See Engine."""
-        finished = await run(
-            [self._program, "container", "restore", "--keep", name],
-            deadline_seconds=deadline_seconds,
-            finishing_seconds=FINISHING_SECONDS,
-        )
-        if finished.status != 0:
-            raise await self._explain_restore(finished, name)
+        await self._by_criu("restore", name, ("restore", "--keep", name), deadline_seconds)
 
     async def remove(self, container: str, *, stop_timeout_seconds: int) -> bool:
         """See Engine. Anonymous volumes go with their container."""
@@ -301,16 +279,40 @@ class PodmanEngine:
             argv = [runtime, "delete", "--force", container_id]
             await run(argv, deadline_seconds=_QUERY_SECONDS)
 
-    async def _criu_log(self, name: str, log: str) -> str:
+    async def _by_criu(
+        self, doing: criu.Doing, name: str, arguments: tuple[str, ...], deadline_seconds: float
+    ) -> Finished:
+        """Run what podman has CRIU do; whatever goes wrong has the words of CRIU's log."""
+        began = time.time()
+        try:
+            finished = await run(
+                [self._program, "container", *arguments],
+                deadline_seconds=deadline_seconds,
+                finishing_seconds=FINISHING_SECONDS,
+            )
+        except Temporary as late:
+            late.detail = criu.evidence(await self._criu_log(doing, name, began))
+            raise
+        if finished.status == 0:
+            return finished
+        log = await self._criu_log(doing, name, began)
+        problem = words.explain_restore(finished, name) if doing == "restore" else None
+        if problem is None:
+            watched = await self._watched(name) if criu.is_about_watches(log) else ()
+            raise criu.explain(doing, name, log=log, finished=finished, watched=watched)
+        problem.detail = criu.evidence(log, finished)
+        raise problem
+
+    async def _criu_log(self, doing: criu.Doing, name: str, began: float) -> str:
         """Return CRIU's log of the container; "" where CRIU was not reached."""
-        with contextlib.suppress(Problem, OSError):
+        with contextlib.suppress(Problem):
             container = await self.find(name)
             if container is not None:
-                return (
-                    (await self._facts())
-                    .log(container.container_id, log)
-                    .read_text("utf-8", "replace")
-                )
+                file = "dump.log" if doing == "checkpoint" else "restore.log"
+                path = (await self._facts()).log(container.container_id, file)
+                loop = asyncio.get_running_loop()
+                read = functools.partial(criu_log.read, path, since=began)
+                return await loop.run_in_executor(None, read)
         return ""
 
     async def _watched(self, name: str) -> tuple[str, ...]:
@@ -322,20 +324,6 @@ class PodmanEngine:
                 loop = asyncio.get_running_loop()
                 return await loop.run_in_executor(None, watches.watched_paths, pid)
         return ()
-
-    async def _explain_restore(self, finished: Finished, name: str) -> Problem:
-        text = finished.error_text
-        common = words.explain_common(finished, name)
-        if common is not None:
-            return common
-        if "already in use" in text and "name" in text:
-            return Permanent(
-                "engine.name-taken",
-                f"cannot restore {name}: another container has that name",
-                detail=text,
-            )
-        log = await self._criu_log(name, "restore.log")
-        return criu.explain("restore", name, log=log, finished=finished)
 
 
 def as_it_is(entry: dict[str, Any], facts: Installation) -> Container:

@@ -175,6 +175,18 @@ def explain_common(finished: Finished, name: str) -> Optional[Problem]:
     return None
 
 
+def explain_restore(finished: Finished, name: str) -> Optional[Problem]:
+    """Say why podman did not come as far as CRIU; None where it may have."""
+    common = explain_common(finished, name)
+    if common is None and "already in use" in finished.error_text and "name" in finished.error_text:
+        return Permanent(
+            "engine.name-taken",
+            f"cannot restore {name}: another container has that name",
+            detail=finished.error_text,
+        )
+    return common
+
+
 def explain_start(finished: Finished, launch: Launch) -> Problem:
     """Say why podman did not start a container."""
     common = explain_common(finished, launch.name)

@@ -6,10 +6,10 @@ import json
 import signal
 import threading
 
-from poold.cli.story import Following
+from poold.cli.story import Following, lately
 from poold.client import Client, Where
 from poold.errors import Temporary
-from poold.model.events import Event
+from poold.model.events import Event, Explanation
 
 
 def test_explain_says_why_in_sentences(poold):
@@ -23,6 +23,25 @@ def test_explain_says_why_in_sentences(poold):
     answer = json.loads(poold("explain", "hello", "--json").out)
     assert (answer["pool"], answer["waits_for"]) == ("hello", [])
     assert poold("explain", "other").code == 2
+
+
+def test_explain_quotes_what_a_failure_left(poold, daemon):
+    """The lines of CRIU's log stand below the sentence that they prove."""
+    daemon.fleet.misbehaviour = "fail"
+    assert poold("scale", "hello", "1", "--wait").code == 1
+    ran = poold("explain", "hello")
+    said = "change      cannot restore hello1: the checkpoint holds a live connection\n"
+    assert f"{said}              | Error (criu/sk-inet.c:1): Connected TCP socket\n" in ran.out
+
+
+def test_explain_quotes_the_newest_failure_among_the_events():
+    """Of a failure that is over, such as a fallback's, the event has the lines."""
+    events = tuple(
+        Event(n, 90.0, "replica.start-failed", f"failed {n}", data={"problem": {"detail": f"e{n}"}})
+        for n in (1, 2)
+    )
+    found = Explanation("hello", 100.0, "hello 1/1", events=events)
+    assert list(lately(found)) == ["10 s ago: failed 1", "10 s ago: failed 2", "  | e2"]
 
 
 def test_events_are_listed(poold):

@@ -62,6 +62,22 @@ async def test_what_failed_is_said_with_its_next_try(fleet):
     assert change.text.startswith("change 1, checkpoint by test, is pending for 0 s: ")
 
 
+async def test_what_a_failure_left_is_its_evidence(fleet):
+    """The lines of CRIU's log are in the explanation and in the event, not only in the change."""
+    log = "(00.1) Error (criu/mem.c:712): no pages\n…\n(00.2) Dumping FAILED."
+    problem = Permanent("criu.checkpoint-failed", "cannot checkpoint hello: no pages", detail=log)
+    fleet[A].fail["build"] = [problem] * 9
+    change = fleet.control.checkpoint("hello", actor="test")
+    await fleet.until(lambda: fleet.store.change(change.id).state == "failed")
+    assert fleet.store.change(change.id).problem["detail"] == log
+    found = fleet.loop.explain("hello")
+    (generation,) = because(found, "generation")
+    assert (generation.state, generation.evidence) == ("failed", log)
+    failed = [event for event in found.events if event.kind == "generation.failed"]
+    assert [event.data["problem"]["detail"] for event in failed] == [log] * len(failed)
+    assert failed
+
+
 async def test_a_pool_that_starts_says_what_is_under_way(fleet):
     """What would be done next is what is waited for."""
     await fleet.settle()
