@@ -263,12 +263,12 @@ class Loop:
 
     async def cycle(self, pool: PoolName) -> Plan:
         """Write the books, plan, end changes and begin what the plan says; waits for no host."""
-        decided = self._decide(pool)
+        snapshot, decided = self._decide(pool)
         if self._said.get(pool) != decided.sentence:
             self._said[pool] = decided.sentence
             LOG.info("%s", decided.sentence, extra={"action": "planned", "pool": pool})
             self._records.tell(pool, decided.sentence)
-        self._records.show(pool, decided)
+        self._records.show(snapshot, decided)
         self._end(decided)
         self._resume_intents(pool)
         for action in decided.actions:
@@ -276,19 +276,19 @@ class Loop:
         await asyncio.sleep(0)
         return decided
 
-    def _decide(self, pool: PoolName) -> Plan:
+    def _decide(self, pool: PoolName) -> tuple[Snapshot, Plan]:
         for _ in range(BOOK_ROUNDS):
             snapshot = self._snapshot(pool, self._busy(pool))
             decided = plan(snapshot, self._clock())
             if not decided.books:
                 self._news.seen(snapshot)
-                return decided
+                return snapshot, decided
             try:
                 self._records.write(pool, decided.books)
             except Temporary as problem:  # the store's disk is full, or another pool has a name
-                return self._standing_still(snapshot, problem)
+                return snapshot, self._standing_still(snapshot, problem)
         endless = Temporary("loop.books", "cannot settle its books", hint="please report it")
-        return self._standing_still(snapshot, endless)
+        return snapshot, self._standing_still(snapshot, endless)
 
     def _standing_still(self, snapshot: Snapshot, problem: Problem) -> Plan:
         """Decide nothing for a pool whose books cannot be written, say why, and look again."""
@@ -334,9 +334,10 @@ class Loop:
     def _show_ended(self, pool: PoolName, subject: str) -> None:
         """Show a pool as it is when an action that is about to end will have ended."""
         busy = {s: text for s, text in self._busy(pool).items() if s != subject}
-        decided = plan(self._snapshot(pool, busy), self._clock())
+        snapshot = self._snapshot(pool, busy)
+        decided = plan(snapshot, self._clock())
         if not decided.books:
-            self._records.show(pool, decided)
+            self._records.show(snapshot, decided)
 
     def _busy(self, pool: PoolName) -> dict[str, str]:
         return {s: text for (owner, s), (text, _) in self._jobs.items() if owner == pool}

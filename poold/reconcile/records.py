@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from poold.agent.failpoints import failpoint
 from poold.agent.messages import ContainerFact, Started
 from poold.config import Config
-from poold.model.fleet import Digest, HostName, Pool, PoolName, PoolStatus, ReplicaName
+from poold.model.fleet import Digest, HostName, PoolName, PoolStatus, ReplicaName
 from poold.reconcile.actions import (
     COLD,
     Adopt,
@@ -84,14 +84,8 @@ class Records:
         )
 
     def _hosts(self, pool: PoolName, names: Iterable[str]) -> dict[HostName, HostView]:
-        others = self.store.load_without(pool)
-        wanted = frozenset(names)
-        return {
-            name: self.world.view(
-                name, pool, wanted, room=host.max_replicas, others=others.get(name, 0)
-            )
-            for name, host in self.config().hosts.items()
-        }
+        rooms = {name: host.max_replicas for name, host in self.config().hosts.items()}
+        return self.world.views(pool, names, rooms=rooms, others=self.store.load_without(pool))
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -156,11 +150,10 @@ class Records:
             if change.id not in moving:
                 self.store.tell(change.id, sentence)
 
-    def show(self, name: PoolName, decided: Plan) -> None:
+    def show(self, snapshot: Snapshot, decided: Plan) -> None:
         """Let readers see the pool as the plan says it is."""
-        pool = self.config().pools.get(name)
-        wished = {wish.name for wish in self.store.wishes(name)}
-        if pool is None and not decided.replicas:
+        name, wished, usable = snapshot.name, snapshot.wished(), snapshot.usable()
+        if snapshot.pool is None and not decided.replicas:
             self.world.forget_pool(name)
             return
         ready = sum(1 for r in decided.replicas if r.state == "ready" and r.name in wished)
@@ -168,17 +161,10 @@ class Records:
             name=name,
             desired=len(wished),
             ready=ready,
-            generation=self._current(pool),
+            generation=usable[0].number if usable else None,
             sentence=decided.sentence,
         )
         self.world.planned(status, decided.replicas)
-
-    def _current(self, pool: Pool | None) -> int | None:
-        if pool is None:
-            return None
-        fingerprint = pool.application.fingerprint()
-        generations = self.store.generations(pool.name)
-        return next((g.number for g in generations if g.manifest.fingerprint == fingerprint), None)
 
 
 def _found(fact: ContainerFact) -> Started:

@@ -167,14 +167,39 @@ class World:
             return "up", ""
         return ("unknown", known.reason) if known.reason else ("connecting", "not listed yet")
 
-    def view(
-        self, name: HostName, pool: PoolName, names: Iterable[str], *, room: int, others: int
+    def views(
+        self,
+        pool: PoolName,
+        names: Iterable[str],
+        *,
+        rooms: Mapping[HostName, int],
+        others: Mapping[HostName, int],
+    ) -> dict[HostName, HostView]:
+        """Return the hosts as a pool's plan may see them; `names` are the pool's.
+
+        `rooms` says of each host how many replicas it may have, `others` how many of other pools
+        it has.
+        """
+        marks, wanted = self._marks(), frozenset(names)
+        return {
+            name: self._view(
+                name, pool, wanted, marks.get(name), room=room, others=others.get(name, 0)
+            )
+            for name, room in rooms.items()
+        }
+
+    def _view(
+        self,
+        name: HostName,
+        pool: PoolName,
+        wanted: frozenset[str],
+        mark: HostMark | None,
+        *,
+        room: int,
+        others: int,
     ) -> HostView:
-        """Return a host as a pool's plan may see it; `names` are the pool's."""
         known = self._hosts[name]
         state, reason = self._state(name)
-        wanted = frozenset(names)
-        mark = self._marks().get(name)
         closed = self._closed(name, mark)
         return HostView(
             name=name,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -403,3 +405,15 @@ async def test_a_name_wished_elsewhere_is_not_ready_before_it_is_there(fleet):
     assert fleet.change(change).state == "pending"
     await fleet.settle()
     assert fleet.where() == {"hello1": "a"}
+
+
+async def test_a_cycle_reads_each_thing_once_however_many_hosts_there_are(fleet):
+    """With hundreds of hosts and pools what is read once a host, or again to be shown, adds up."""
+    fleet.control.scale("hello", replicas=2, actor="test")
+    await fleet.settle()
+    read = Counter()
+    connection = fleet.store._database._connection
+    connection.set_trace_callback(lambda sql: read.update(re.findall(r"FROM (\w+)", sql)))
+    await fleet.loop.cycle("hello")
+    connection.set_trace_callback(None)
+    assert {read[table] for table in ("host_marks", "wishes", "generations", "garbage")} == {1}

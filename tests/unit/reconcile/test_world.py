@@ -37,7 +37,7 @@ def seen(*facts, boot_id="1"):
 
 
 def view(world):
-    return world.view("a", "hello", ["hello1", "hello2"], room=9, others=0)
+    return world.views("hello", ["hello1", "hello2"], rooms={"a": 9}, others={})["a"]
 
 
 def names(world):
