@@ -32,7 +32,9 @@ def bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Itera
     moving = {move.name for move in snapshot.moves}
     assigned = snapshot.assigned()
     homeless = []
-    for name, wish in sorted(snapshot.wished().items(), key=lambda item: (len(item[0]), item[0])):
+    resting = snapshot.resting()
+    unrest = [item for item in snapshot.wished().items() if item[0] not in resting]
+    for name, wish in sorted(unrest, key=lambda item: (len(item[0]), item[0])):
         if name in moving or replica_subject(name) in snapshot.busy:
             continue
         if name not in assigned:

@@ -103,7 +103,9 @@ def _adoptions(snapshot: Snapshot) -> Iterator[Adopt]:
 def _freed_names(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[Forget]:
     wished = snapshot.wished()
     moving = {move.name for move in snapshot.moves}
-    for name, assignment in sorted(snapshot.assigned().items()):
+    resting = snapshot.resting()
+    unrest = [item for item in snapshot.assigned().items() if item[0] not in resting]
+    for name, assignment in sorted(unrest):
         host = snapshot.hosts.get(assignment.host)
         if host is None or name in moving or not absent(snapshot, host, name):
             continue

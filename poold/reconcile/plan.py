@@ -11,7 +11,7 @@ an action under way.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from poold.agent.messages import ContainerFact
 from poold.model.fleet import Generation, HostName, Pool, Replica, ReplicaName
@@ -73,8 +73,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         actions += _images(snapshot, snapshot.pool, now)
         actions += _sends(snapshot, snapshot.pool, now)
         actions += bring_ups(snapshot, snapshot.pool, now, notes)
-    busy = {**snapshot.busy, **{action.subject: describe(action) for action in actions}}
-    after = replace(snapshot, busy=busy)
+    after = snapshot.acting({action.subject: describe(action) for action in actions})
     replicas = shown(after, notes.waiting, notes.failed)
     return Plan(
         actions=tuple(actions),
@@ -113,11 +112,14 @@ def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
     """Remove containers of ours that nobody wishes, and dead ones that shall come up again."""
     moving = {move.name for move in snapshot.moves}
     claimed: set[str] = set()  # two hosts may show the same name: one after the other
-    mending = any(replica_subject(name) in snapshot.busy for name in snapshot.wished())
+    resting = snapshot.resting()
+    busy = snapshot.busy
+    mending = bool(busy) and any(replica_subject(name) in busy for name in snapshot.wished())
     for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
         if not host.up:
             continue
-        for fact in sorted(host.containers, key=lambda c: c.name):
+        others = (c for c in host.containers if c is not resting.get(ReplicaName(c.name)))
+        for fact in sorted(others, key=lambda c: c.name):
             subject = replica_subject(fact.name)
             if _is_stray(snapshot, host, fact):
                 yield from _clear_out(snapshot, host, fact, now)

@@ -33,6 +33,8 @@ def verdicts(
     failed: Mapping[ReplicaName, Mapping[str, Any]],
 ) -> tuple[Verdict, ...]:
     """Return the pending changes that ended; moves end by their own steps."""
+    if not snapshot.changes:
+        return ()
     return tuple(_verdicts(snapshot, {r.name: r for r in replicas}, failed))
 
 

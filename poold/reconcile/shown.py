@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from poold.model.fleet import HostName, Pool, Replica, ReplicaName, ReplicaState
+from poold.agent.messages import ContainerFact
+from poold.model.fleet import HostName, Pool, PoolName, Replica, ReplicaName, ReplicaState
 from poold.reconcile.actions import (
     AdvanceMove,
     BringUp,
@@ -60,9 +61,13 @@ def shown(
     moves = {move.name: move for move in snapshot.moves}
     known = {*wished, *assigned} if snapshot.pool is not None else {*assigned}
     names = sorted(known, key=lambda name: (len(name), name))
+    resting = snapshot.resting()
     replicas = []
     for name in names:
         assignment = assigned.get(name)
+        if name in resting and assignment is not None:
+            replicas.append(_ready(snapshot.name, assignment, resting[name]))
+            continue
         replica = _known(snapshot, name, assignment)
         state, reason = _state(snapshot, name, assignment, moves.get(name))
         if state == "waiting" and name in failed:
@@ -90,6 +95,35 @@ def _why_still_there(snapshot: Snapshot, name: ReplicaName) -> str:
 
 def _with(replica: Replica, state: ReplicaState, reason: str) -> Replica:
     return Replica(**{**vars(replica), "state": state, "reason": reason})
+
+
+def _ready(pool: PoolName, assignment: Assignment, fact: ContainerFact) -> Replica:
+    """Return a replica at rest: the bulk of a fleet."""
+    started = assignment.started
+    if started is None:
+        return Replica(
+            assignment.name,
+            pool,
+            "ready",
+            assignment.host,
+            fact.address or None,
+            fact.container_id,
+            reason=assignment.reason,
+        )
+    return Replica(
+        assignment.name,
+        pool,
+        "ready",
+        assignment.host,
+        fact.address or started.address or None,
+        fact.container_id,
+        started.method,
+        assignment.generation,
+        started.started_at or None,
+        started.seconds or None,
+        started.phases,
+        assignment.reason,
+    )
 
 
 def _known(snapshot: Snapshot, name: ReplicaName, assignment: Assignment | None) -> Replica:

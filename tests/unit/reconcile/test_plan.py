@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
-from poold.agent.messages import ContainerFact
+from poold.agent.messages import ContainerFact, Started
 from poold.model.application import Application
 from poold.model.fleet import Change, Generation, Manifest, Pool
 from poold.reconcile.actions import (
@@ -29,6 +30,9 @@ POOL = Pool(
     name="hello", application=APPLICATION, hosts=("a", "b"), builder="a",
     replica_name="hello{n}", max=5,
 )  # fmt: skip
+
+
+STARTED = Started("hello1", "c1", "10.0.0.1:20000", "restore", 0.1, {"restore": 0.1}, 1.0)
 
 
 def generation(number, fingerprint=None):
@@ -302,6 +306,55 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
             assert view.ours(book.name) is None
             assert book.name not in view.unsure
     assert decided.sentence or decided.books
+
+
+def at_rest(*facts, wish=None, assigned="a", state="up", unsure=(), **fields):
+    """Return hello1 as it should be on a, but for what is given."""
+    here = host("a", *facts, state=state, unsure=frozenset(unsure), staged=[generation(1)])
+    given_ = snapshot(here, assigned={"hello1": assigned}, generations=(generation(1),), **fields)
+    return replace(given_, wishes=(Wish(name="hello1", pool="hello", host=wish),))
+
+
+MOVE = Move(name="hello1", pool="hello", change=1, source="a", target="b", step="send", action="m")
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        at_rest(fact("hello1", ready=False)),
+        at_rest(replace(fact("hello1"), ready=False)),
+        at_rest(replace(fact("hello1"), running=False)),
+        at_rest(fact("hello1", role="captured")),
+        at_rest(fact("hello1", ours=False)),
+        at_rest(fact("hello1"), wish="b"),
+        at_rest(fact("hello1"), assigned="b"),
+        at_rest(fact("hello1"), state="unknown"),
+        at_rest(fact("hello1"), unsure=["hello1"]),
+        at_rest(fact("hello1"), moves=(MOVE,)),
+        at_rest(fact("hello1"), busy={"replica:hello1": "restoring"}),
+        replace(at_rest(fact("hello1")), wishes=()),
+        replace(at_rest(fact("hello1")), assignments=()),
+        at_rest(fact("hello1")).acting({"replica:hello1": "removing hello1 from b"}),
+    ],
+)
+def test_what_is_not_as_it_should_be_is_not_at_rest(given_):
+    """Each of these is looked at by every rule."""
+    assert given_.resting() == {}
+
+
+@pytest.mark.parametrize("started", [None, STARTED])
+@pytest.mark.parametrize("wish", [None, "a"])
+def test_what_is_at_rest_is_shown_as_if_it_were_looked_at(wish, started):
+    """Leaving a ready replica out of the rules gives the plan that looking at it gives."""
+    ready = replace(fact("hello1"), address="10.0.0.1:1" if started is None else "")
+    given_ = at_rest(ready, wish=wish, busy={"replica:hello2": "restoring"})
+    where = replace(given_.assignments[0], started=started, generation=1, reason="it fell back")
+    given_ = replace(given_, assignments=(where,))
+    looked_at = replace(given_)
+    looked_at.index.resting = {}
+    assert list(given_.resting()) == ["hello1"]
+    assert given_.acting({"replica:hello2": "restoring"}).resting() == given_.resting()
+    assert plan(given_, 0.0) == plan(looked_at, 0.0)
 
 
 @settings(max_examples=150, deadline=None)
