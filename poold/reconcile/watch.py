@@ -1,7 +1,7 @@
 """Watching hosts: when each is listed, and what is heard of it between listings.
 
-In: links' states, agents' events. Out: the world, folded, and a call of `seen` after each news. It
-decides nothing, and knows of pools only what the agents have to ask their replicas by themselves.
+In: links' states, agents' events. Out: the world, folded, and a call of `seen` after what is new.
+It decides nothing, and knows of pools only what agents have to ask their replicas by themselves.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ class Watch:
             )
         except Problem as problem:
             LOG.warning("%s", problem, extra={"action": "listing_failed", "host": host})
-            self._world.unheard(host, problem.message)
-            heard = False
+            is_new, heard = self._world.unheard(host, problem.message), False
         else:
-            self._world.observed(host, token, seen)
-            heard = True
-        self._news.hosts(self._world.hosts())
-        self._seen()
+            is_new, heard = self._world.observed(host, token, seen), True
+        status = self._world.host(host)
+        self._news.hosts([status] if status is not None else [])
+        if is_new:  # most listings say what is known, and hundreds of hosts are listed all the time
+            self._seen()
         return heard
 
     def liveness(self) -> dict[str, LivenessCheck]:

@@ -53,6 +53,19 @@ class _Host:
     unsure: dict[str, int] = field(default_factory=dict)
     steadiness: Steadiness = field(default_factory=Steadiness)
 
+    def believed(self) -> tuple[object, ...]:
+        """Return what plans are made of; what is replaced by each listing, not changed in place."""
+        return (
+            self.heard,
+            self.reason,
+            self.boot_id,
+            self.containers,
+            self.generations,
+            self.running_actions,
+            self.facts,
+            frozenset(self.unsure),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:
@@ -237,9 +250,13 @@ class World:
         self._tick += 1
         return self._tick
 
-    def observed(self, name: HostName, token: int, seen: Observation) -> None:
-        """Fold a listing, but for what outcomes since `token` said otherwise."""
+    def observed(self, name: HostName, token: int, seen: Observation) -> bool:
+        """Fold a listing, but for what outcomes since `token` said otherwise.
+
+        Return whether it said anything new, so that a plan may come out otherwise.
+        """
         known = self._hosts[name]
+        before = known.believed()
         if known.boot_id and known.boot_id != seen.boot_id:
             known.containers, known.touched, known.unsure = {}, {}, {}
         newer = {key for key, tick in known.touched.items() if tick > token}
@@ -258,11 +275,17 @@ class World:
         known.facts = dict(seen.facts)
         known.disk_free_bytes = seen.disk_free_bytes
         known.memory_free_bytes = seen.memory_free_bytes
+        return known.believed() != before
 
-    def unheard(self, name: HostName, reason: str) -> None:
-        """Fold a listing that failed: nothing of the host can be believed until the next."""
-        self._hosts[name].heard = False
-        self._hosts[name].reason = reason
+    def unheard(self, name: HostName, reason: str) -> bool:
+        """Fold a listing that failed: nothing of the host can be believed until the next.
+
+        Return whether that is new.
+        """
+        known = self._hosts[name]
+        before = known.believed()
+        known.heard, known.reason = False, reason
+        return known.believed() != before
 
     # -- outcomes ---------------------------------------------------------------------------------
 

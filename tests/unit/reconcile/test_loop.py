@@ -417,3 +417,17 @@ async def test_a_cycle_reads_each_thing_once_however_many_hosts_there_are(fleet)
     await fleet.loop.cycle("hello")
     connection.set_trace_callback(None)
     assert {read[table] for table in ("host_marks", "wishes", "generations", "garbage")} == {1}
+
+
+async def test_a_listing_wakes_the_pools_only_with_something_new(fleet):
+    """With hundreds of hosts some listing comes in all the time: pools at rest are left alone."""
+    fleet.control.scale("hello", replicas=2, actor="test")
+    await fleet.settle()
+    await fleet.look()
+    wake = fleet.loop._wakes["hello"]
+    wake.clear()
+    await fleet.look()
+    assert not wake.is_set()
+    fleet["a"].kill(next(name for name, host in fleet.where().items() if host == "a"))
+    await fleet.look()
+    assert wake.is_set()

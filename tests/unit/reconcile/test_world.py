@@ -129,3 +129,21 @@ def test_before_the_first_plan_there_is_a_sentence(world):
     """Systemd's status line is never empty."""
     assert world.sentence() == "no pools yet"
     assert world.replicas() == ()
+
+
+def test_a_listing_that_says_what_is_known_is_not_new(world, link):
+    """Only what plans are made of counts, and going away and coming back do."""
+    assert world.observed("a", world.begin(), seen(fact("hello1")))
+    assert not world.observed("a", world.begin(), seen(fact("hello1")))
+    world.unsure("a", "hello1")
+    assert world.observed("a", world.begin(), seen(fact("hello1"))), "now it is sure"
+    assert world.observed("a", world.begin(), seen(fact("hello1", ready=False)))
+    assert world.observed("a", world.begin(), seen(fact("hello1", ready=False), boot_id="2"))
+    assert world.unheard("a", "cannot list it")
+    assert not world.unheard("a", "cannot list it")
+    assert world.observed("a", world.begin(), seen(fact("hello1", ready=False), boot_id="2"))
+    assert not world.observed("a", world.begin(), seen(fact("hello1", ready=False), boot_id="2"))
+    link.status = HostStatus("a", "unknown", reason="cut")
+    assert not view(world).up
+    link.status = HostStatus("a", "up", boot_id="2")
+    assert world.observed("a", world.begin(), seen(fact("hello1", ready=False), boot_id="2"))
