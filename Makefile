@@ -5,6 +5,7 @@
 #   make lint     the checks that need no lab
 #   make soak     kills daemon and hosts KILLS=200 times under constant wishes; build/soak.json
 #   make fleet    deciding for a simulated fleet of up to 200 hosts; leaves build/fleet.json
+#   make bench    every way to start WildFly and Tomcat, in turn; leaves build/bench.json and .svg
 #   make lab      a lab of two hosts, left running
 #   make clean    labs, build output and the virtual environment; the lab's cache stays
 #   make lock     renew the pinned dependencies
@@ -17,8 +18,9 @@ LOCK := .ci/requirements.lock
 PYTEST_ARGS ?=
 KILLS ?= 200
 SOAK_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help setup demo test lint lab soak fleet clean lock
+.PHONY: help setup demo test lint lab soak fleet bench clean lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -52,6 +54,9 @@ soak: setup
 
 fleet: setup
 	$(BIN)/python tests/faults/fleet.py --output build/fleet.json
+
+bench: setup
+	$(BIN)/python tests/bench.py --output build/bench.json $(BENCH_ARGS)
 
 clean:
 	-test -x $(BIN)/poold && $(BIN)/poold lab down --all

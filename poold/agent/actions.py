@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from poold.agent import examine
+from poold.agent.bench_messages import Measure
 from poold.agent.bringup import BringUp
 from poold.agent.builds import Builds
 from poold.agent.engines.base import Engine
 from poold.agent.folders import Folders
 from poold.agent.generations import Generations
 from poold.agent.images import Images
+from poold.agent.measuring import Measuring
 from poold.agent.messages import (
     Build,
     Capture,
@@ -71,6 +73,7 @@ class Actions:
         self._builds = Builds(folders, engine, store, bring_up, self._replicas)
         self._moves = Moves(folders, engine, records, store, bring_up, lock)
         self._images = Images(folders, engine)
+        self._measuring = Measuring(folders, engine, store, bring_up, self._replicas)
         self._minder = Minder(records, engine.lost, bring_up.sign_of_life, lock)
         self._observing = Observing(
             folders, engine, records, store, running, self._names.held, self._minder.silence
@@ -122,6 +125,8 @@ class Actions:
             return await self._images.import_(request, report)
         if isinstance(request, Examine):
             return await examine.examine(request, self._engine, self._folders, self._run)
+        if isinstance(request, Measure):
+            return await self._measuring.measure(request, action, report)
         raise Refused("action.unknown", f"cannot do {type(request).__name__}: no such action")
 
 

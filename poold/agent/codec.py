@@ -23,7 +23,8 @@ from typing import (
     get_type_hints,
 )
 
-from poold.agent.messages import REQUESTS, Request
+from poold.agent.messages import Request
+from poold.agent.verbs import REQUESTS
 from poold.errors import Refused
 
 T = TypeVar("T")

@@ -371,12 +371,3 @@ class Examine(Request[Findings]):
     verb: ClassVar[str] = "examine"
     answer: ClassVar[type] = Findings
     now: float
-
-
-REQUESTS: dict[str, type[Request[object]]] = {
-    kind.verb: kind  # type: ignore[misc]
-    for kind in (
-        Observe, Start, Restore, Remove, Logs, Build, Capture, Resume, Stage, Discard,
-        StatBlob, FindImage, ExportImage, ImportImage, Examine,
-    )
-}  # fmt: skip

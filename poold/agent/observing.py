@@ -67,7 +67,7 @@ class Observing:
         self._sweep_files(scratch, running)
         self._forget_gone(records, containers, request.fleet)
         kept = await self._sweep_containers(containers, running, request.fleet)
-        facts = [await self._fact(container, records, request) for container in kept]
+        facts = [await self._fact(container, records, request, running) for container in kept]
         return Observation(
             boot_id=read_boot_id(),
             now=time.time(),
@@ -80,7 +80,11 @@ class Observing:
         )
 
     async def _fact(
-        self, container: Container, records: dict[str, Record], request: Observe
+        self,
+        container: Container,
+        records: dict[str, Record],
+        request: Observe,
+        running: tuple[str, ...],
     ) -> ContainerFact:
         if not is_ours(container, request.fleet):
             return ContainerFact(
@@ -107,7 +111,7 @@ class Observing:
             role=role,  # type: ignore[arg-type]
             running=container.running,
             status=(container.running and silence) or container.status,
-            build=container.labels.get(BUILD, ""),
+            build=_owner(container, running),
             digest=record.digest if record else "",
             method=record.method if record else "",
             address=record.address if record else "",
@@ -150,7 +154,7 @@ class Observing:
         kept = []
         for container in containers:
             temporary = container.name.startswith((BUILD_PREFIX, PROOF_PREFIX))
-            owned = container.labels.get(BUILD, "") in running
+            owned = _owner(container, running) in running
             left_over = temporary and is_ours(container, fleet) and not owned
             if not (left_over and await self._is_removed(container)):
                 kept.append(container)
@@ -174,6 +178,20 @@ class Observing:
             "machine": platform.machine(),
             "python": platform.python_version(),
         }
+
+
+def _owner(container: Container, running: tuple[str, ...]) -> str:
+    """Return the action that a container belongs to: by its name, while that action runs.
+
+    The label of a restored container is its checkpoint's: it names the build, not who restored it.
+    """
+    for prefix in (BUILD_PREFIX, PROOF_PREFIX):
+        if container.name.startswith(prefix):
+            short = container.name[len(prefix) :].partition("-")[0]
+            for action in running:
+                if short and action.startswith(short):
+                    return action
+    return container.labels.get(BUILD, "")
 
 
 def memory_free_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:

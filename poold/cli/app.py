@@ -55,6 +55,7 @@ COMMANDS: dict[str, Entry] = {
     "audit": Entry("poold.cli.story:audit", _ASK, "Who asked for what, from where and why."),
     "doctor": Entry("poold.cli.doctor:doctor", _RUN, "Examine hosts: what is missing, way out."),
     "serve": Entry("poold.cli.serve:serve", _RUN, "Run the daemon."),
+    "bench": Entry("poold.cli.bench:bench", _RUN, "How fast a start is, by every way."),
     "lab": Entry("poold.cli.lab:lab", _RUN, "Throw-away hosts on this machine."),
     "demo": Entry("poold.cli.demo:demo", _RUN, "The whole scenario, measured."),
     "completion": Entry("poold.cli.completion:completion", _RUN, "Completion for your shell."),

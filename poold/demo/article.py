@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from poold.demo.http import first_answer, get
+from poold.bench.http import first_answer, get
 from poold.errors import Temporary
 
 ARCHIVE = "/var/tmp/chkpt.tar.gz"  # noqa: S108 - on the lab host's disk, where the article has it in /tmp

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from poold.bench.http import get
 from poold.client import Client
 from poold.demo.article import Article, Took
-from poold.demo.http import get
 from poold.demo.report import Counted, Moved, OtherWay, Results
 from poold.errors import Permanent, Temporary, problem_from_json
 from poold.model.fleet import Change, Replica

@@ -14,6 +14,7 @@ import pytest
 
 from poold.agent import http
 from poold.agent.actions import Actions
+from poold.agent.bench_messages import Measure, Measured
 from poold.agent.engines.base import Launch, Published
 from poold.agent.engines.faults import Fault
 from poold.agent.engines.memory import MemoryEngine
@@ -71,6 +72,7 @@ class Agent:
     running: set[str] = field(default_factory=set)
     progress: list[str] = field(default_factory=list)
     number: int = 0
+    asked: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.actions = Actions(
@@ -80,6 +82,7 @@ class Agent:
     async def do(self, request: Request[R]) -> R:
         self.number += 1
         action = f"action{self.number:06}"
+        self.asked.add(action)
         self.running.add(action)
         try:
             return await self.actions.handle(request, action=action, report=self._note)
@@ -170,6 +173,61 @@ async def test_a_build_tells_its_steps(make: Callable[..., Agent]) -> None:
         "starting cold", "ready", "warming 1/2", "warming 2/2",
         "calling the before_checkpoint hook", "checkpointing", "compressing", "sealing", "proving",
     ]  # fmt: skip
+
+
+async def test_other_ways_are_measured_and_leave_nothing(make: Callable[..., Agent]) -> None:
+    """Cold and from the staged archive, several at once; a listing meanwhile leaves them alone."""
+    agent = make()
+    sealed = await agent.build()
+
+    async def measured(way: Any, burst: int) -> Measured:
+        placement = agent.placement("hello")
+        asked = Measure(way, placement, HELLO, sealed.digest, burst=burst)
+        under_way = asyncio.ensure_future(agent.do(asked))
+        seen: set[str] = set()
+        while not under_way.done():
+            listed = await agent.do(Observe(agent.fleet))
+            seen |= {fact.build for fact in listed.containers}
+            await asyncio.sleep(0.002)  # the memory engine's listing gives nobody else a turn
+        answer = await under_way
+        assert seen
+        assert seen <= agent.asked
+        return answer
+
+    cold, restored = await measured("cold", 1), await measured("podman", 3)
+    assert [list(one.phases) for one in cold.took] == [["create", "ready"]]
+    assert [list(one.phases) for one in restored.took] == [["restore", "ready"]] * 3
+    assert restored.archive_bytes == sealed.manifest.archive_bytes
+    assert await agent.names() == set()
+    assert agent.files("work") == set()
+
+
+async def test_a_way_that_fails_leaves_nothing_either(make: Callable[..., Agent]) -> None:
+    """One of three is refused: the others go, and the failure is told."""
+    agent = make(Fault("restore", "poold-proof-*-2"))
+    sealed = await agent.build()
+    problem = await refusal(
+        agent.do(Measure("podman", agent.placement("hello"), HELLO, sealed.digest, burst=3))
+    )
+    assert problem.message.startswith("cannot")
+    assert await agent.names() == set()
+
+
+@pytest.mark.parametrize(
+    ("way", "burst", "code"),
+    [
+        ("article", 1, "bench.not-prepared"),
+        ("cold", 0, "bench.bad-burst"),
+        ("cold", 65, "bench.bad-burst"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_measured_is_refused(
+    make: Callable[..., Agent], way: Any, burst: int, code: str
+) -> None:
+    """The article's archive is made first; a burst has bounds."""
+    agent = make()
+    asked = Measure(way, agent.placement("hello"), HELLO, Digest("sha256:" + "0" * 64), burst=burst)
+    assert (await refusal(agent.do(asked))).code == code
 
 
 BROKEN_BUILDS = {

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from poold.agent import messages
 from poold.agent.codec import decode, decode_request, encode
-from poold.agent.messages import REQUESTS, Observe, Remove, Restore, Start
+from poold.agent.messages import Observe, Remove, Restore, Start
+from poold.agent.verbs import REQUESTS
 from poold.errors import Refused
 from poold.model.application import Application, ExecProbe, HttpHook, HttpProbe, WarmupRequest
 from poold.model.fleet import Manifest
