@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import settings
 
 from poold.lab import Lab
+
+# By default hypothesis fails an example that takes 200 ms: on a busy machine any does.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _SETTLE_SECONDS = 5.0
 _TASKS_SETTLE_SECONDS = 1.0  # one that was cancelled has a turn or two to end

@@ -38,7 +38,7 @@ PLACEMENT = messages.Placement("fleet", "hello", "hello1", "10.0.0.1", "20000-20
 
 
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_message_survives_the_round_trip(kind, data):
     """Whatever a message holds, its JSON text gives an equal message."""

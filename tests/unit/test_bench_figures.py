@@ -6,7 +6,7 @@ import json
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from poold.bench.figures import Run, as_json, percentile, ratios, rows
 from poold.bench.picture import svg
@@ -49,7 +49,6 @@ def test_a_way_is_compared_with_the_baselines_of_its_own_burst() -> None:
     assert (ratio.ratio, ratio.low, ratio.high) == (2, 2, 2)
 
 
-@settings(deadline=None)  # a bootstrap takes its time, on a busy machine more
 @given(st.lists(st.tuples(SECONDS, SECONDS), min_size=2, max_size=12))
 def test_a_ratio_lies_in_its_interval_or_near(pairs: list[tuple[float, float]]) -> None:
     """The same seconds always give the same interval, and its ends are in order."""

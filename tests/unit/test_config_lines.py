@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import tomli
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from poold.config.lines import Lines, Place
 
@@ -108,7 +108,6 @@ TREES = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(tree=TREES)
 def test_knows_every_place_of_every_document(tree: dict[str, Any]) -> None:
     """Whatever tomli reads, each of its places has a line of its own that begins with it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from poold.config.names import common_name, is_name, why_no_pattern
 
@@ -45,7 +45,6 @@ def test_finds_the_name_in_common(one: str, other: str, name: str | None) -> Non
 PIECES = st.text(alphabet="012-", max_size=3)
 
 
-@settings(deadline=None)
 @given(PIECES, PIECES, PIECES, PIECES)
 def test_agrees_with_trying(head: str, tail: str, other_head: str, other_tail: str) -> None:
     """The verdict is the one that trying the first numbers gives, and its name is no invention."""

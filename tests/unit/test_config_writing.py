@@ -134,14 +134,14 @@ def configurations(draw: st.DrawFn) -> Config:
     return Config(daemon=daemon, hosts=hosts, pools=pools)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations())
 def test_toml_reads_as_the_same_configuration(config: Config) -> None:
     """Whatever a configuration holds, `config show --show-secrets` parses back to it."""
     assert parse(to_toml(config, show_secrets=True), source="shown") == config
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(configurations())
 def test_masked_output_is_still_a_configuration(config: Config) -> None:
     """Masking changes values that may be secrets, nothing else, and can be read again."""

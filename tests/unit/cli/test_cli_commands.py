@@ -19,11 +19,12 @@ def test_scale_without_wait_says_how_to_come_back(poold):
     assert ran.out == "accepted as change 1; poold changes 1 --wait\n"
 
 
-def test_scale_with_wait_shows_progress_and_replicas(poold):
+def test_scale_with_wait_shows_progress_and_replicas(poold, daemon):
     """Progress goes to standard error while it happens, the result to standard output."""
+    daemon.fleet.pace_seconds = 0.5  # news that nobody fetches in time are not shown
     ran = poold("scale", "hello", "2", "--wait", "--reason", "noon")
     assert ran.code == 0
-    assert re.search(r"^ *\d+\.\d\d s  restoring$", ran.err, re.MULTILINE)
+    assert re.search(r"^ *\d+\.\d\d s  (restoring|probing)$", ran.err, re.MULTILINE)
     assert "settled after" in ran.out
     assert "restore 0.21 s, probe 0.04 s" in ran.out
     assert re.search(

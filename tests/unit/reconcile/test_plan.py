@@ -237,7 +237,7 @@ def snapshots(draw):
     )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(snapshots(), st.floats(0, 200))
 def test_whatever_the_snapshot_the_rules_hold(given_, now):
     """No name twice, none busy, none elsewhere than assigned; nothing foreign; all on up hosts."""
@@ -357,7 +357,7 @@ def test_what_is_at_rest_is_shown_as_if_it_were_looked_at(wish, started):
     assert plan(given_, 0.0) == plan(looked_at, 0.0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(snapshots(), st.floats(0, 200))
 def test_what_comes_back_with_a_fenced_host_goes_first(given_, now):
     """What lives elsewhere is removed there at once, busy or moving; else nothing is done there."""
@@ -389,7 +389,7 @@ def test_what_comes_back_with_a_fenced_host_goes_first(given_, now):
                 assert action.stray == (action.host in fenced and lives_elsewhere)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(snapshots(), st.floats(0, 200), st.randoms())
 def test_the_order_of_rows_does_not_matter(given_, now, random):
     """Plans depend on what is known, not on the order in which it came."""
@@ -413,7 +413,7 @@ def test_the_order_of_rows_does_not_matter(given_, now, random):
     assert sorted(map(repr, one.actions)) == sorted(map(repr, two.actions))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(snapshots())
 def test_a_replica_that_is_missing_is_worked_on_or_says_why(given_):
     """No replica waits without a word."""

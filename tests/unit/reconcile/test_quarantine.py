@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from poold.errors import Permanent, Refused, Temporary
 from poold.model.application import Application
@@ -47,7 +47,6 @@ GENERATION = Generation(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 100_000), min_size=1, max_size=30))
 def test_the_wait_doubles_up_to_a_bound(pauses):
     """Each failure that began after the last one waits longer, six hours at most."""

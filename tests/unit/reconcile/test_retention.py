@@ -103,7 +103,7 @@ GENERATIONS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     GENERATIONS,
     st.integers(1, 4),
