@@ -157,6 +157,32 @@ class Client:
         """Wish for a new generation."""
         return self._wish("POST", _path("/v1/pools", pool, "checkpoints"), _given(reason=reason))
 
+    def roll(
+        self,
+        pool: str,
+        *,
+        to: int | None = None,
+        surge: int | None = None,
+        unavailable: int | None = None,
+        reason: str = "",
+    ) -> Change:
+        """Wish for all replicas to be of the newest generation that fits, or of this one."""
+        wish = _given(to=to, surge=surge, unavailable=unavailable, reason=reason)
+        return self._wish("POST", _path("/v1/pools", pool, "roll"), wish)
+
+    def rollback(
+        self,
+        pool: str,
+        *,
+        to: int | None = None,
+        surge: int | None = None,
+        unavailable: int | None = None,
+        reason: str = "",
+    ) -> Change:
+        """Wish for all replicas to be of the generation before, or of this one, and to stay so."""
+        wish = _given(to=to, surge=surge, unavailable=unavailable, reason=reason)
+        return self._wish("POST", _path("/v1/pools", pool, "rollback"), wish)
+
     # -- hosts ------------------------------------------------------------------------------------
 
     def cordon(self, host: str, *, reason: str = "") -> Change:

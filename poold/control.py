@@ -191,6 +191,13 @@ class Control:
     def checkpoint(self, pool: str, *, actor: str, reason: str = "") -> Change:
         """Wish for a new generation, proven and on every reachable host of the pool."""
         found = self._pool(pool)
+        hold = self._store.rolls.hold(pool)
+        if hold is not None:
+            raise Refused(
+                "pool.held",
+                f"cannot checkpoint {pool}: it is held at generation {hold.number}",
+                hint=f"poold roll {pool} ends that",
+            )
         change = self._accept(found, "checkpoint", {}, actor=actor, reason=reason)
         return self._accepted(change)
 

@@ -34,6 +34,7 @@ from poold.model.fleet import ActionId, Host, HostName
 from poold.reconcile.loop import Loop
 from poold.reconcile.world import World
 from poold.reload import Kept, Reload
+from poold.rollout import Rollout
 from poold.store import Store
 from poold.systemd import Notifier
 
@@ -62,6 +63,7 @@ class Parts:
     loop: Loop
     control: Control
     cordon: Cordon
+    rollout: Rollout
     metrics: Metrics
 
     @property
@@ -154,6 +156,7 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
         )
         control = Control(store=store, world=world, config=lambda: kept.config)
         cordon = Cordon(store=store, world=world, config=lambda: kept.config)
+        rollout = Rollout(store=store, world=world, config=lambda: kept.config)
         try:
             for each in links.values():
                 await each.open()
@@ -165,6 +168,7 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
                 loop=loop,
                 control=control,
                 cordon=cordon,
+                rollout=rollout,
                 metrics=metrics,
             )
         finally:
@@ -180,6 +184,7 @@ async def _listening(parts: Parts) -> AsyncIterator[None]:
     app_for: Callable[[], web.Application] = lambda: build_app(  # noqa: E731
         control=parts.control,
         host_control=parts.cordon,
+        rollout=parts.rollout,
         store=parts.store,
         world=parts.world,
         config=lambda: parts.config,

@@ -57,7 +57,9 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 class _View:
     """How the fleet is at one moment."""
 
+    pools: tuple[PoolStatus, ...] = ()
     desired: Mapping[PoolName, int] = field(default_factory=dict)
+    by_generation: Mapping[tuple[PoolName, str], int] = field(default_factory=dict)
     replicas: Mapping[tuple[PoolName, ReplicaState], int] = field(default_factory=dict)
     current: Mapping[PoolName, Generation] = field(default_factory=dict)
     hosts: tuple[HostStatus, ...] = ()
@@ -181,7 +183,14 @@ class Metrics:
         went over the whole fleet, in seconds since the epoch.
         """
         pools = tuple(pools)
+        replicas = tuple(replicas)
         view = _View(
+            pools=pools,
+            by_generation=Tally(
+                (replica.pool, "" if replica.generation is None else str(replica.generation))
+                for replica in replicas
+                if replica.state == "ready"
+            ),
             desired={pool.name: pool.desired for pool in pools},
             replicas=Tally((replica.pool, replica.state) for replica in replicas),
             current={
@@ -262,6 +271,7 @@ class _Gauges(Collector):
             )
         yield from _task_gauge()
         yield from self._replicas()
+        yield from self._rolls()
         yield from self._checkpoints()
         yield from self._host_gauges()
 
@@ -275,6 +285,29 @@ class _Gauges(Collector):
         yield replicas
         yield _gauge(
             "poold_replicas_desired", "Replicas wished.", "pool", self.view.desired.items()
+        )
+
+    def _rolls(self) -> Iterator[Metric]:
+        replicas = GaugeMetricFamily(
+            "poold_replicas_by_generation",
+            'Ready replicas by the generation that they came up from; "" is a cold start.',
+            labels=("pool", "generation"),
+        )
+        for labels, count in sorted(self.view.by_generation.items()):
+            replicas.add_metric(labels, count)
+        yield replicas
+        rolls = GaugeMetricFamily(
+            "poold_roll", "1 for the state of a pool's roll.", labels=("pool", "state")
+        )
+        for pool in self.view.pools:
+            for state in ("running", "paused"):
+                rolls.add_metric(
+                    (pool.name, state), pool.roll is not None and pool.roll.state == state
+                )
+        yield rolls
+        held = ((pool.name, pool.held) for pool in self.view.pools)
+        yield _gauge(
+            "poold_pool_held_generation", "Generation that a pool is held at.", "pool", held
         )
 
     def _checkpoints(self) -> Iterator[Metric]:

@@ -22,6 +22,7 @@ from poold.api.ports import (
     ControlPort,
     HostControlPort,
     Ports,
+    RolloutPort,
     StorePort,
     WorldPort,
 )
@@ -50,6 +51,7 @@ def build_app(
     metrics: Callable[[], tuple[bytes, str]],
     token: Callable[[], str | None],
     host_control: HostControlPort,
+    rollout: RolloutPort,
     explain: Callable[[str], Explanation],
 ) -> web.Application:
     """Put the API together; it can be served on several sockets (`poold.api.serve`)."""
@@ -63,6 +65,7 @@ def build_app(
         metrics=metrics,
         token=token,
         host_control=host_control,
+        rollout=rollout,
         explain=explain,
     )
     app = web.Application(middlewares=[_problems_as_documents], client_max_size=LARGEST_BODY_BYTES)

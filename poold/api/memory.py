@@ -275,6 +275,12 @@ class MemoryFleet:
             raise Temporary("host.unreachable", f"cannot reach the host of {replica}")
         return tuple(f"{replica} line {number}" for number in range(1, 4))[-tail:]
 
+    def wished(
+        self, kind: ChangeKind, pool: str, wish: dict[str, object], actor: str, reason: str
+    ) -> Change:
+        """Accept a change of a pool that is there."""
+        return self._accept(self._pool(pool).name, kind, wish, actor, reason)
+
     def settled(self, kind: ChangeKind, wish: dict[str, object], actor: str, reason: str) -> Change:
         """Accept a change of no pool, settled at once."""
         return self._accept("", kind, wish, actor, reason, state="settled")
@@ -345,6 +351,12 @@ class MemoryFleet:
         replica = ReplicaName(str(change.wish.get("replica", "")))
         if change.kind == "checkpoint":
             self._generations.append(_generation(pool, len(self._generations) + 1))
+        elif change.kind in ("roll", "rollback"):
+            number = change.wish.get("to") or len(self._generations)
+            self._replicas = {
+                name: replace(one, generation=number) if one.pool == pool.name else one  # type: ignore[arg-type]
+                for name, one in self._replicas.items()
+            }
         elif change.kind == "move":
             moved = replace(self._replicas[replica], method="move", host=change.wish["to"])  # type: ignore[arg-type]
             self._replicas[replica] = moved

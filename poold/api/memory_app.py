@@ -7,6 +7,7 @@ from aiohttp import web
 from poold.api.app import build_app
 from poold.api.memory import MemoryFleet
 from poold.api.memory_hosts import MemoryHosts
+from poold.api.memory_rollout import MemoryRollout
 from poold.api.ports import ControlPort, StorePort
 
 
@@ -21,6 +22,7 @@ def app_over(
     return build_app(
         control=control or fleet,
         host_control=MemoryHosts(fleet),
+        rollout=MemoryRollout(fleet),
         store=store or fleet,
         world=fleet,
         config=lambda: fleet.config,

@@ -22,6 +22,7 @@ from poold.model.fleet import (
     PoolName,
     PoolStatus,
     Replica,
+    RollStatus,
 )
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -104,6 +105,22 @@ class CheckpointRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only
         check_reason(self.reason)
 
 
+class RollRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """All replicas shall be of one generation; the body may be left out.
+
+    `to` is its number; `surge` more than wished may run meanwhile and `unavailable` fewer than
+    wished be ready, as the pool's `roll` table says where they are left out.
+    """
+
+    to: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    surge: Count | None = None
+    unavailable: Count | None = None
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        check_reason(self.reason)
+
+
 class HostRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Something is said of a host; the body may be left out."""
 
@@ -152,6 +169,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     keep_generations: int
     keep_days: float | None
     keep_bytes: int | None
+    held: int | None
+    roll: RollStatus | None
     replicas: tuple[Replica, ...]
 
 

@@ -81,6 +81,34 @@ class HostControlPort(Protocol):
         """Forget a host that left the configuration."""
 
 
+class RolloutPort(Protocol):
+    """Accepts which generation is to serve. Every call stores a wish durably or raises Refused."""
+
+    def roll(
+        self,
+        pool: str,
+        *,
+        to: int | None = None,
+        surge: int | None = None,
+        unavailable: int | None = None,
+        actor: str,
+        reason: str = "",
+    ) -> Change:
+        """Wish for all replicas to be of the newest generation that fits, or of this one."""
+
+    def rollback(
+        self,
+        pool: str,
+        *,
+        to: int | None = None,
+        surge: int | None = None,
+        unavailable: int | None = None,
+        actor: str,
+        reason: str = "",
+    ) -> Change:
+        """Wish for all replicas to be of the generation before, or of this one, and to stay so."""
+
+
 class EventsPort(Protocol):
     """What happened."""
 
@@ -199,5 +227,6 @@ class Ports:
     metrics: Callable[[], tuple[bytes, str]]
     token: Callable[[], str | None]
     host_control: HostControlPort
+    rollout: RolloutPort
     explain: Callable[[str], Explanation]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

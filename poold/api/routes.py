@@ -120,6 +120,16 @@ ROUTES: tuple[Route, ...] = (
         _WISHED, body=messages.CheckpointRequest, refusals=(404, 409, 422),
     ),
     Route(
+        "POST", "/v1/pools/{pool}/roll", views.roll,
+        "Replace the replicas by those of the newest generation that fits, or of another one",
+        _WISHED, body=messages.RollRequest, refusals=(404, 409, 422),
+    ),
+    Route(
+        "POST", "/v1/pools/{pool}/rollback", views.rollback,
+        "Replace the replicas by those of an older generation, and hold the pool there",
+        _WISHED, body=messages.RollRequest, refusals=(404, 409, 422),
+    ),
+    Route(
         "GET", "/v1/pools/{pool}/generations", views.generations, "A pool's generations",
         {200: messages.GenerationList}, refusals=(404,),
     ),

@@ -29,6 +29,7 @@ from poold.api.messages import (
     PoolView,
     ReplicaList,
     RestoreRequest,
+    RollRequest,
     ScaleRequest,
     ScaleView,
 )
@@ -108,6 +109,8 @@ async def pool(ports: Ports, call: Call) -> Answer:
             keep_generations=configured.keep_generations,
             keep_days=configured.keep_days,
             keep_bytes=configured.keep_bytes,
+            held=status.held,
+            roll=status.roll,
             replicas=ports.world.replicas(configured.name),
         ),
         etag=etag(ports, configured.name),
@@ -163,6 +166,27 @@ async def checkpoint(ports: Ports, call: Call) -> Answer:
     return accepted(
         ports.control.checkpoint(call.path["pool"], actor=call.actor, reason=asked.reason)
     )
+
+
+async def roll(ports: Ports, call: Call) -> Answer:
+    """Wish for all replicas to be of the newest generation that fits, or of another one."""
+    return accepted(ports.rollout.roll(call.path["pool"], **_roll(call)))
+
+
+async def rollback(ports: Ports, call: Call) -> Answer:
+    """Wish for all replicas to be of an older generation, and to stay with it."""
+    return accepted(ports.rollout.rollback(call.path["pool"], **_roll(call)))
+
+
+def _roll(call: Call) -> dict[str, Any]:
+    asked: RollRequest = call.body
+    return {
+        "to": asked.to,
+        "surge": asked.surge,
+        "unavailable": asked.unavailable,
+        "actor": call.actor,
+        "reason": asked.reason,
+    }
 
 
 async def generations(ports: Ports, call: Call) -> Answer:

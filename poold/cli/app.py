@@ -48,6 +48,8 @@ COMMANDS: dict[str, Entry] = {
     "move": Entry("poold.cli.wish:move", _WISH, "Let a replica go on on another host."),
     "rm": Entry("poold.cli.wish:rm", _WISH, "Wish for a replica to go."),
     "checkpoint": Entry("poold.cli.wish:checkpoint", _WISH, "Wish for a new generation."),
+    "roll": Entry("poold.cli.roll:roll", _WISH, "Replace replicas by those of a newer generation."),
+    "rollback": Entry("poold.cli.roll:rollback", _WISH, "Go back to an older generation."),
     "host": Entry("poold.cli.host:host", _WISH, "Show, cordon, pardon, fence, … a host."),
     "config": Entry("poold.cli.config:config", _RUN, "Check and show configurations."),
     "explain": Entry("poold.cli.story:explain", _ASK, "Why a pool is as it is; what it waits for."),

@@ -56,6 +56,27 @@ replicas = _names(
 hosts = _names("/v1/hosts", "hosts", lambda host: str(host["state"]))
 
 
+def generations(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the generations of the pool that was named before."""
+    from urllib.parse import quote
+
+    from click.shell_completion import CompletionItem
+
+    path = f"/v1/pools/{quote(str(context.params.get('pool') or '-'), safe='')}/generations"
+    try:
+        client = context.ensure_object(Session).client()
+        answer = client.get(path, dict[str, list[dict[str, Any]]], seconds=_ANSWER_SECONDS)
+    except Problem:
+        return []
+    return [
+        CompletionItem(str(each["number"]), help=f"built on {each['builder']}")
+        for each in answer.get("generations", [])
+        if str(each["number"]).startswith(incomplete)
+    ]
+
+
 @click.command(
     epilog=examples(
         "poold completion bash > /etc/bash_completion.d/poold",

@@ -37,5 +37,5 @@ def _print_settled(client: Client, change: Change) -> None:
     print(f"change {change.id} settled after {tables.duration(took_seconds)}: {outcome}")
     if change.phases:
         print(f"  {tables.phases(change.phases)}")
-    if change.kind in {"scale", "restore", "move"}:
+    if change.kind in {"scale", "restore", "move", "roll", "rollback"}:
         print_replicas(client.replicas(change.pool))

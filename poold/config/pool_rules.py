@@ -38,6 +38,7 @@ def pool_mistakes(
     yield from _application(pool.application, place)
     yield from _liveness(pool, (*place, "liveness"))
     yield from _asked_ports(pool, place)
+    yield from _roll(pool, (*place, "roll"))
     yield from _deadlines(pool.application, daemon, place)
 
 
@@ -158,6 +159,15 @@ def _asked_ports(pool: Pool, place: Place) -> Iterator[Mistake]:
         if number is not None and number not in (app.port, *app.extra_ports):
             places = ((*here, "port"), (*place, "port"), (*place, "extra_ports"))
             yield at(*places, message="cannot be asked: it is neither port nor in extra_ports")
+
+
+def _roll(pool: Pool, place: Place) -> Iterator[Mistake]:
+    surge, unavailable = (*place, "surge"), (*place, "unavailable")
+    yield from at_least(0, pool.roll.surge, surge)
+    yield from at_least(0, pool.roll.unavailable, unavailable)
+    if pool.roll.surge == pool.roll.unavailable == 0:
+        message = "cannot be 0 with surge = 0: no replica could ever be replaced"
+        yield at(unavailable, surge, place, message=message)
 
 
 def _ports(app: Application, place: Place) -> Iterator[Mistake]:

@@ -24,6 +24,10 @@ EventKind = Literal[
     "generation.retired",
     "generation.quarantined",  # on one host
     "generation.pardoned",
+    "roll.begun",
+    "roll.paused",
+    "roll.finished",
+    "pool.released",  # it is not held at a generation any more
     "host.up",
     "host.lost",
     "daemon.started",
@@ -64,7 +68,7 @@ class AcceptedCall:
     change: Optional[int] = None
 
 
-Topic = Literal["wish", "generation", "replica", "host", "change"]
+Topic = Literal["wish", "generation", "roll", "replica", "host", "change"]
 
 
 @dataclass(frozen=True)

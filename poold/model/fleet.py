@@ -24,6 +24,19 @@ Phases = dict[str, float]  # phase name -> seconds, in the order in which they h
 
 
 @dataclass(frozen=True)
+class RollSettings:
+    """How replicas are replaced by those of a newer generation.
+
+    `surge` more than wished may run meanwhile, `unavailable` fewer than wished may be ready.
+    `auto`: it begins by itself once there is a generation of a changed application.
+    """
+
+    surge: int = 1
+    unavailable: int = 0
+    auto: bool = False
+
+
+@dataclass(frozen=True)
 class Pool:
     """One application and how many replicas of it are wished where."""
 
@@ -39,6 +52,7 @@ class Pool:
     keep_days: Optional[float] = None  # None: whatever their age
     keep_bytes: Optional[int] = None  # on each host, all kept ones together; None: not limited
     liveness: Optional[Liveness] = None  # None: a replica lives as long as its container runs
+    roll: RollSettings = field(default_factory=RollSettings)
 
     def replica(self, number: int) -> ReplicaName:
         """Return the name of the replica with that number, counted from 1."""
@@ -153,7 +167,7 @@ class Replica:
 
 
 ChangeKind = Literal[
-    "scale", "restore", "remove", "move", "checkpoint",
+    "scale", "restore", "remove", "move", "checkpoint", "roll", "rollback",
     "cordon", "uncordon", "fence", "remove-host", "reload", "pardon",  # of no pool: `pool` is ""
 ]  # fmt: skip
 ChangeState = Literal["pending", "settled", "failed"]
@@ -220,6 +234,18 @@ class HostStatus:
 
 
 @dataclass(frozen=True)
+class RollStatus:
+    """How far a pool's replicas are on their way to its current generation."""
+
+    state: Literal["running", "paused"]
+    generation: Optional[int]  # None: there is none yet
+    done: int
+    of: int
+    change: int
+    reason: str = ""  # why it is paused
+
+
+@dataclass(frozen=True)
 class PoolStatus:
     """A pool in one line: how many replicas are wished, how many are ready, what goes on."""
 
@@ -228,3 +254,5 @@ class PoolStatus:
     ready: int
     generation: Optional[int]  # the number of the current generation, None before the first
     sentence: str  # "hello 1/3: thawing hello2, hello3"
+    held: Optional[int] = None  # the generation that it is held at, whatever the configuration says
+    roll: Optional[RollStatus] = None

@@ -7,9 +7,11 @@ owns its `subject` until its outcome is folded, so that nothing is decided twice
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from poold.agent.messages import ContainerFact
 from poold.model.fleet import Digest, HostName, ReplicaName
+from poold.store import Roll
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,51 @@ class Disown:
 
     digest: Digest
     host: HostName
+
+
+RollTurn = Literal[
+    "aimed",  # at another generation than before
+    "surged",  # extra replicas are wished for
+    "kept",  # an extra replica is one that somebody wished for by now
+    "replacing",
+    "replaced",
+    "relieved",  # extra replicas are not needed any more
+    "left",  # and are gone
+    "paused",
+    "finished",
+    "dropped",  # a paused one that says nothing any more
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRoll:
+    """Write down the next state of a roll; finished or dropped, there is none."""
+
+    turn: RollTurn
+    roll: Roll
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Remember that a generation of this application is current now; `rolls`: begin a roll."""
+
+    fingerprint: str
+    rolls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """End a hold: the configuration is not the one that it was for."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Write down of what generations were made that an older poold numbered."""
+
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +238,10 @@ class AdvanceMove:
         return replica_subject(self.name)
 
 
-Local = Introduce | FirstWish | Adopt | Forget | Retire | Disown | Pardon
+Local = (
+    Introduce | FirstWish | Adopt | Forget | Retire | Disown | TurnRoll | Serve | Release
+    | Learn | Pardon
+)  # fmt: skip
 Remote = (
     TakeDown
     | BringUp

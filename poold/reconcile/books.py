@@ -26,6 +26,7 @@ from poold.reconcile.actions import (
 from poold.reconcile.ladder import Exhausted, next_rung
 from poold.reconcile.quarantine import pardons
 from poold.reconcile.retention import retained
+from poold.reconcile.rolling import turns
 from poold.reconcile.snapshot import HostView, Snapshot
 from poold.store import Assignment
 
@@ -42,6 +43,7 @@ def books(snapshot: Snapshot, now: float) -> tuple[Local, ...]:
         or tuple(_first_wish(snapshot, pool, now))
         or tuple(_adoptions(snapshot))
         or tuple(_freed_names(snapshot, pool, now))
+        or tuple(turns(snapshot, now))
         or tuple(_retirements(snapshot, pool, now))
         or tuple(_strays(snapshot))
         or tuple(pardons(snapshot))
@@ -163,6 +165,7 @@ def avoided(snapshot: Snapshot, name: str, host: str, now: float) -> bool:
 def _retirements(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[Retire]:
     """Keep what the pool's limits and its safety ask for, and every one in use."""
     kept = set(retained(snapshot, pool, now))
+    kept.update(each.digest for each in (snapshot.hold, snapshot.roll) if each and each.digest)
     rungs = {assignment.rung for assignment in snapshot.assignments}
     for generation in snapshot.generations:
         digest = generation.digest

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from poold.model.events import Because, Event, Explanation
 from poold.model.fleet import Change, Generation, Pool, Replica
+from poold.reconcile import rolling
 from poold.reconcile.actions import (
     build_subject,
     generation_subject,
@@ -30,6 +31,7 @@ def explain(
     because = (
         _wish(snapshot, revision),
         *_generation(snapshot, now),
+        *_roll(snapshot, now),
         *(_replica(snapshot, replica, now) for replica in decided.replicas),
         *_hosts(snapshot, now),
         *(_change(change, now) for change in snapshot.changes),
@@ -55,10 +57,14 @@ def _waits_for(snapshot: Snapshot, decided: Plan, because: tuple[Because, ...]) 
         if replica.state != "ready" and replica_subject(replica.name) not in acted_on
     }
     for one in because:
-        if (one.topic == "replica" and one.subject in unmoved) or (
-            one.topic in ("generation", "host")
-            and one.again_at is not None
-            and one.state != "quarantined"  # what may be done without it is done
+        if (
+            (one.topic == "replica" and one.subject in unmoved)
+            or one.topic == "roll"
+            or (
+                one.topic in ("generation", "host")
+                and one.again_at is not None
+                and one.state != "quarantined"  # what may be done without it is done
+            )
         ):
             yield one.text
     if snapshot.pool is not None and not snapshot.first_wished:
@@ -134,6 +140,26 @@ def _why_none(snapshot: Snapshot, pool: Pool) -> str:
     if not snapshot.wishes:
         return f"{what}: nobody wished for a replica or a checkpoint"
     return f"{what}: {pool.builder} is to make one"
+
+
+def _roll(snapshot: Snapshot, now: float) -> Iterator[Because]:
+    hold, how = snapshot.hold, rolling.status(snapshot)
+    if hold is not None:
+        text = (
+            f"held at generation {hold.number} by {hold.actor} for {_span(now - hold.at)}: until"
+            f" poold roll {snapshot.name}, or another application in the configuration"
+        )
+        yield Because("generation", str(hold.number), "held", text)
+    if how is None:
+        return
+    to = "" if how.generation is None else f" to generation {how.generation}"
+    text = f"the roll{to}, change {how.change}, is {how.state}: {how.done} of {how.of}"
+    if how.state == "paused":
+        ways = f"poold roll {snapshot.name} goes on, poold rollback {snapshot.name} goes back"
+        text += f"; {how.reason}; {ways}"
+    elif why := rolling.waits_for(snapshot, now):
+        text += f"; {why}"
+    yield Because("roll", snapshot.name, how.state, text)
 
 
 # -- replicas -------------------------------------------------------------------------------------

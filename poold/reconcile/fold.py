@@ -87,7 +87,7 @@ class Fold:
                 self._backoff.worked(intent.pool, removal_key(request.name))
                 LOG.info("removed %s", request.name, extra=_extra("removed", intent))
             case Build():
-                self._built(intent, answer)
+                self._built(intent, request, answer)
             case Discard():
                 with self._store.transaction():
                     self._close(intent)
@@ -273,11 +273,12 @@ class Fold:
 
     # -- generations ------------------------------------------------------------------------------
 
-    def _built(self, intent: Intent, sealed: Sealed) -> None:
+    def _built(self, intent: Intent, request: Build, sealed: Sealed) -> None:
         manifest = sealed.manifest
         with self._store.transaction():
             self._close(intent)
-            number = self._store.add_generation(intent.pool, sealed, intent.host)
+            application = request.application
+            number = self._store.add_generation(intent.pool, sealed, intent.host, application)
             self._news.proven(intent, number, sealed)
             failpoint("fold.before_commit", "build")
         size_bytes = manifest.archive_bytes + manifest.packed_bytes

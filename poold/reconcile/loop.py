@@ -42,6 +42,7 @@ from poold.reconcile.news import News
 from poold.reconcile.plan import Plan, plan
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.records import Records
+from poold.reconcile.roll_books import RollBooks
 from poold.reconcile.shown import describe, shown
 from poold.reconcile.snapshot import Snapshot
 from poold.reconcile.watch import Watch, set_or_after
@@ -136,7 +137,12 @@ class Loop:
             receiving=receiving,
         )
         self._records = Records(
-            store=store, world=world, config=config, clock=clock, news=self._news
+            store=store,
+            world=world,
+            config=config,
+            clock=clock,
+            news=self._news,
+            rolls=RollBooks(store=store, news=self._news, recorder=recorder),
         )
         self._jobs: dict[tuple[PoolName, str], tuple[str, asyncio.Task[None]]] = {}
         self._wakes: defaultdict[PoolName, asyncio.Event] = defaultdict(asyncio.Event)
@@ -375,7 +381,7 @@ class Loop:
                 )
 
     def _begin(self, pool: PoolName, action: Remote) -> None:
-        found = self._config().pools.get(pool)
+        found = self._records.pool(pool)
         if found is None:
             return
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from poold.agent.messages import Sealed, Started
 from poold.errors import Problem
 from poold.model.fleet import HostName, HostStatus, PoolName, Quarantine, ReplicaName
-from poold.reconcile.actions import COLD, BringUp, replica_subject
+from poold.reconcile.actions import COLD, BringUp, TurnRoll, replica_subject
 from poold.reconcile.snapshot import Snapshot
 from poold.store import Assignment, Intent, Move
 from poold.store.events import Events
@@ -168,6 +168,33 @@ class News:
             pool=pool,
             host=host,
             data={"generation": generation},
+        )
+
+    # -- rolls ------------------------------------------------------------------------------------
+
+    def rolled(self, book: TurnRoll) -> None:
+        """Record that a roll found its target, paused or ended; its replicas tell the rest."""
+        kinds = {"aimed": "roll.begun", "paused": "roll.paused", "finished": "roll.finished"}
+        if book.turn not in kinds:
+            return
+        roll, text = book.roll, book.text
+        if book.turn == "paused":
+            text = f"the roll of {roll.pool} is paused: {text}"
+        self._events.add(
+            kinds[book.turn],
+            text,
+            pool=roll.pool,
+            change=roll.change,
+            data={"generation": roll.generation, "reason": roll.reason},
+        )
+
+    def released(self, pool: PoolName, number: int) -> None:
+        """Record that the configuration decides again which generation is current."""
+        self._events.add(
+            "pool.released",
+            f"{pool} is not held at generation {number} any more: its configuration changed",
+            pool=pool,
+            data={"generation": number},
         )
 
     # -- looking ----------------------------------------------------------------------------------

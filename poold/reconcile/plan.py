@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from poold.agent.messages import ContainerFact
-from poold.model.fleet import Generation, HostName, Pool, Replica, ReplicaName
+from poold.model.fleet import Generation, HostName, Pool, Replica, ReplicaName, RollStatus
+from poold.reconcile import rolling
 from poold.reconcile.actions import (
     AdvanceMove,
     DropGeneration,
@@ -56,6 +57,7 @@ class Plan:
     sentence: str = ""
     verdicts: tuple[Verdict, ...] = ()
     wake_at: float | None = None
+    roll: RollStatus | None = None
 
 
 def plan(snapshot: Snapshot, now: float) -> Plan:
@@ -78,9 +80,10 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
     return Plan(
         actions=tuple(actions),
         replicas=replicas,
-        sentence=sentence(after, replicas),
+        sentence=sentence(after, replicas, rolling.sentence(after, now)),
         verdicts=verdicts(after, replicas, notes.failed),
         wake_at=_wake_at(snapshot, now),
+        roll=rolling.status(after),
     )
 
 
@@ -181,6 +184,8 @@ def _take_down(snapshot: Snapshot, host: HostView, name: str) -> TakeDown | Thaw
         return Thaw(replica, host.name)
     if not (fact.running and fact.ready):
         return TakeDown(name, host.name, fact.container_id, f"it is {fact.status or 'not ready'}")
+    if turn := rolling.replaces(snapshot, fact):
+        return TakeDown(name, host.name, fact.container_id, turn)
     return None
 
 
@@ -219,12 +224,12 @@ def _build(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneratio
         change.created_at
         for change in snapshot.changes
         if change.kind == "checkpoint" and (newest is None or newest < change.created_at)
+        if snapshot.hold is None
     ]
+    needed = not usable and (snapshot.wishes or rolling.wants_generation(snapshot))
     retry = snapshot.retries.get(subject)
     asked_since = retry is None or any(created_at > retry.failed_at for created_at in asked)
-    if (asked or (snapshot.wishes and not usable)) and (
-        asked_since or _due(snapshot, subject, now)
-    ):
+    if (asked or needed) and (asked_since or _due(snapshot, subject, now)):
         yield MakeGeneration(pool.builder, fingerprint)
 
 

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from poold.agent.failpoints import failpoint
 from poold.agent.messages import ContainerFact, Started
 from poold.config import Config
-from poold.model.fleet import Digest, HostName, PoolName, PoolStatus, ReplicaName
+from poold.model.fleet import (
+    Digest,
+    Generation,
+    HostName,
+    Pool,
+    PoolName,
+    PoolStatus,
+    ReplicaName,
+)
 from poold.reconcile.actions import (
     COLD,
     Adopt,
@@ -20,17 +28,23 @@ from poold.reconcile.actions import (
     FirstWish,
     Forget,
     Introduce,
+    Learn,
     Local,
     Pardon,
+    Release,
     Retire,
+    Serve,
+    TurnRoll,
     restore_rung,
 )
 from poold.reconcile.move import action_of
 from poold.reconcile.news import News
 from poold.reconcile.plan import Plan
+from poold.reconcile.roll_books import RollBooks
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.reconcile.world import World
 from poold.store import Assignment, Garbage, Store, Wish, name_taken
+from poold.store.rolls import as_held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +56,7 @@ class Records:
     config: Callable[[], Config]
     clock: Callable[[], float]
     news: News
+    rolls: RollBooks
 
     def names(self) -> tuple[str, ...]:
         """Return every name that is ours to use, so that foreign containers with one are seen."""
@@ -50,13 +65,21 @@ class Records:
             names |= {pool.replica(number) for number in range(1, pool.max + 1)}
         return tuple(sorted(names))
 
+    def pool(self, name: PoolName) -> Pool | None:
+        """Return a configured pool; of a held one the application is that of its generation."""
+        found = self.config().pools.get(name)
+        return None if found is None else as_held(found, self.store.rolls.hold(name))
+
     def snapshot(
         self, name: PoolName, *, busy: Mapping[str, str], retries: Mapping[str, Retry]
     ) -> Snapshot:
         """Freeze all that a plan for this pool may know."""
-        pool = self.config().pools.get(name)
+        pool, configured = self.pool(name), self._configured(name)
         known = self.store.see_pool(name)
         wishes, mine = self.store.wishes(name), self.store.assignments(name)
+        roll, generations = self.store.rolls.get(name), self.store.generations(name)
+        extras = frozenset(roll.extras if roll else ()) - {wish.name for wish in wishes}
+        wishes += tuple(Wish(name=extra, pool=name) for extra in sorted(extras))
         intents, moves = self.store.intents(name), self.store.moves(name)
         waiting = {i.subject: f"finding out about {i.request.verb} on {i.host}" for i in intents}
         names = {*(w.name for w in wishes), *(a.name for a in mine)}
@@ -70,7 +93,7 @@ class Records:
             introduced=known.introduced,
             wishes=wishes,
             assignments=mine,
-            generations=self.store.generations(name),
+            generations=generations,
             moves=moves,
             garbage=self.store.garbage(name),
             changes=self.store.pending_changes(name),
@@ -81,6 +104,26 @@ class Records:
                 {*(i.action for i in intents), *(action_of(m, "capture") for m in moves)}
             ),
             quarantine={(q.host, q.digest): q for q in self.store.quarantine.all(name)},
+            hold=self.store.rolls.hold(name),
+            roll=roll,
+            extras=extras,
+            configured=configured,
+            served=known.served,
+            unexplained=self._unexplained(name, configured, generations),
+        )
+
+    def _configured(self, name: PoolName) -> str:
+        pool = self.config().pools.get(name)
+        return pool.application.fingerprint() if pool else ""
+
+    def _unexplained(
+        self, name: PoolName, configured: str, generations: Iterable[Generation]
+    ) -> tuple[int, ...]:
+        bare = self.store.rolls.unexplained(name)
+        return tuple(
+            g.number
+            for g in generations
+            if g.number in bare and g.manifest.fingerprint == configured
         )
 
     def _hosts(self, pool: PoolName, names: Iterable[str]) -> dict[HostName, HostView]:
@@ -122,6 +165,8 @@ class Records:
             case Pardon(digest, host, number, reason):
                 self.store.quarantine.drop(pool=pool, digest=digest, host=host)
                 self.news.pardoned(pool, number, host, reason)
+            case TurnRoll() | Serve() | Release() | Learn():
+                self.rolls.write(self.config().pools[pool], action)
 
     def _wish_first(self, wish: Wish) -> None:
         """Wish for a configured or found replica, or say who has its name: then none is wished."""
@@ -156,13 +201,16 @@ class Records:
         if snapshot.pool is None and not decided.replicas:
             self.world.forget_pool(name)
             return
+        hold, desired = snapshot.hold, len(wished) - len(snapshot.extras)
         ready = sum(1 for r in decided.replicas if r.state == "ready" and r.name in wished)
         status = PoolStatus(
             name=name,
-            desired=len(wished),
-            ready=ready,
+            desired=desired,
+            ready=min(ready, desired),
             generation=usable[0].number if usable else None,
             sentence=decided.sentence,
+            held=hold.number if hold else None,
+            roll=decided.roll,
         )
         self.world.planned(status, decided.replicas)
 

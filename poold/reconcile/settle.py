@@ -14,6 +14,7 @@ from typing import Any, Literal
 from poold.model.fleet import Change, Phases, Replica, ReplicaName
 from poold.reconcile.actions import build_subject, generation_subject, replica_subject
 from poold.reconcile.snapshot import Snapshot
+from poold.store import Hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ def _verdicts(
             continue
         if snapshot.pool is None:
             yield _gone(change)
+            continue
+        if change.kind in ("roll", "rollback"):  # by the roll's last turn, as moves do
             continue
         if change.kind == "checkpoint":
             verdict = _checkpoint(snapshot, change)
@@ -109,6 +112,8 @@ def _done(change: Change, names: list[ReplicaName], removed: list[ReplicaName]) 
 def _checkpoint(snapshot: Snapshot, change: Change) -> Verdict | None:
     """Settled when a generation proven since is on every host of the pool that may get it now."""
     assert snapshot.pool is not None  # noqa: S101 - looked at by the caller
+    if snapshot.hold is not None:
+        return _held(change, snapshot.hold)
     usable = snapshot.usable()
     if not usable or usable[0].proven_at < change.created_at:
         subject = build_subject(snapshot.pool.application.fingerprint())
@@ -126,6 +131,17 @@ def _checkpoint(snapshot: Snapshot, change: Change) -> Verdict | None:
     where = f", but not on {', '.join(without)}" if without else ""
     text = f"generation {generation.number} is proven and distributed{where}"
     return Verdict(change=change, state="settled", progress=text, phases=generation.manifest.phases)
+
+
+def _held(change: Change, hold: Hold) -> Verdict:
+    message = f"cannot checkpoint {change.pool}: it is held at generation {hold.number}"
+    problem = {
+        "kind": "refused",
+        "code": "pool.held",
+        "message": message,
+        "hint": f"poold roll {change.pool} ends that",
+    }
+    return Verdict(change=change, state="failed", progress=message, problem=problem)
 
 
 def _failure(snapshot: Snapshot, change: Change, subject: str) -> Verdict | None:

@@ -76,6 +76,8 @@ def shown(
             reason = waiting.get(name, "") or reason
         if state in ("ready", "waiting", "starting") and _is_leaving(snapshot, name, replica.host):
             state, reason = "removing", _why_still_there(snapshot, name)
+        if name in snapshot.extras and state == "ready":
+            reason = reason or "extra while the pool rolls"
         replicas.append(_with(replica, state, reason))
     return tuple(replicas)
 
@@ -204,14 +206,19 @@ def _held_up(snapshot: Snapshot, pool: Pool) -> Iterator[str]:
             yield f"the checkpoint is tried again: {retry.message}"
 
 
-def sentence(snapshot: Snapshot, replicas: tuple[Replica, ...]) -> str:
-    """Say how the pool is: "hello 1/3: restoring hello2 on b from generation 1"."""
+def sentence(snapshot: Snapshot, replicas: tuple[Replica, ...], roll: str = "") -> str:
+    """Say how the pool is: "hello 1/3: restoring hello2 on b from generation 1".
+
+    What a roll's extra replicas do for the others counts; `roll` says how far that is.
+    """
     if snapshot.pool is None:
         left = f"{len(replicas)} replicas left running" if replicas else "no replicas"
         return f"{snapshot.name} left the configuration: {left}"
     wished = snapshot.wished()
     ready = sum(1 for replica in replicas if replica.state == "ready" and replica.name in wished)
-    parts = [text for _, text in sorted(snapshot.busy.items())]
+    count = len(wished) - len(snapshot.extras)
+    parts = [roll] if roll else []
+    parts += [text for _, text in sorted(snapshot.busy.items())]
     acted_on = set(snapshot.busy)
     stuck: dict[str, list[str]] = {}
     for replica in replicas:
@@ -221,7 +228,7 @@ def sentence(snapshot: Snapshot, replicas: tuple[Replica, ...]) -> str:
         stuck.setdefault(f"{replica.state}{reason}", []).append(replica.name)
     parts += [f"{', '.join(names)} {text}" for text, names in stuck.items()]
     parts += _held_up(snapshot, snapshot.pool)
-    head = f"{snapshot.name} {ready}/{len(wished)}"
+    head = f"{snapshot.name} {min(ready, count)}/{count}"
     if not parts:
         return head
     more = len(parts) - SHOWN_AT_ONCE

@@ -24,7 +24,8 @@ from poold.model.fleet import (
     ReplicaName,
 )
 from poold.reconcile.actions import replica_subject
-from poold.store import Assignment, Garbage, Move, Wish
+from poold.store import Assignment, Garbage, Hold, Move, Roll, Wish
+from poold.store.rolls import in_service
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,9 @@ class Snapshot:
     """One pool at one moment; `pool` is None when it left the configuration.
 
     `busy` maps the subject of each action under way to a participle ("restoring"); `retries` are
-    by subject; `own_actions` are ids of open intents.
+    by subject; `own_actions` are ids of open intents. While `hold` is there, the pool's application
+    is that of its generation; `configured` is the configuration's fingerprint and `served` the one
+    whose generation became current last. `extras` are wishes of the roll alone.
     """
 
     name: PoolName
@@ -138,16 +141,21 @@ class Snapshot:
     retries: Mapping[str, Retry] = field(default_factory=dict)
     own_actions: frozenset[str] = frozenset()
     quarantine: Mapping[tuple[HostName, Digest], Quarantine] = field(default_factory=dict)
+    hold: Hold | None = None
+    roll: Roll | None = None
+    extras: frozenset[ReplicaName] = frozenset()
+    configured: str = ""
+    served: str = ""
+    unexplained: tuple[int, ...] = ()  # generations of it, not known to be of what is configured
     index: Index = field(default_factory=Index, init=False, repr=False, compare=False)
 
     def usable(self) -> tuple[Generation, ...]:
-        """Return the generations that this pool's application may be restored from."""
+        """Return the generations that replicas may be restored from, the current one first."""
         if self.pool is None or not self.generations:
             return ()
         if self.index.usable is None:
             fingerprint = self.pool.application.fingerprint()
-            matching = (g for g in self.generations if g.manifest.fingerprint == fingerprint)
-            self.index.usable = tuple(matching)
+            self.index.usable = in_service(self.generations, fingerprint, self.hold)
         return self.index.usable
 
     def wished(self) -> Mapping[ReplicaName, Wish]:
@@ -184,6 +192,7 @@ class Snapshot:
     def _find_resting(self) -> dict[ReplicaName, ContainerFact]:
         wished, assigned = self.wished(), self.assigned()
         touched = {move.name for move in self.moves} | _acted_on(self.busy, wished)
+        touched.update(self.roll.replacing if self.roll else ())
         found: dict[ReplicaName, ContainerFact] = {}
         for host in self.hosts.values():
             if not host.up:

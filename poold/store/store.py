@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from poold.agent.codec import decode, decode_request, encode
 from poold.agent.messages import Sealed, Started
 from poold.errors import Temporary
+from poold.model.application import Application
 from poold.model.fleet import (
     ActionId,
     Change,
@@ -41,6 +42,7 @@ from poold.store.events import Events
 from poold.store.hosts import HostMarks
 from poold.store.quarantine import Quarantines
 from poold.store.records import Assignment, Garbage, Intent, Move, Wish
+from poold.store.rolls import Rolls, dump_application
 
 T = TypeVar("T")
 
@@ -52,6 +54,7 @@ class SeenPool:
     name: PoolName
     seen_at: float
     first_wish_at: float | None
+    served: str = ""  # fingerprint of the application whose generation became current last
     introduced: frozenset[HostName]
 
 
@@ -69,6 +72,7 @@ class Store:
         self.events = Events(self._database, clock)
         self.calls = Calls(self._database, clock)
         self.quarantine = Quarantines(self._database)
+        self.rolls = Rolls(self._database, clock)
         self._listeners: list[Callable[[PoolName], None]] = []
 
     def close(self) -> None:
@@ -304,7 +308,13 @@ class Store:
         row = self._database.row("generation_number", pool=pool, digest=digest)
         return int(row["number"]) if row else None
 
-    def add_generation(self, pool: PoolName, sealed: Sealed, builder: HostName) -> int:
+    def add_generation(
+        self,
+        pool: PoolName,
+        sealed: Sealed,
+        builder: HostName,
+        application: Application | None = None,
+    ) -> int:
         """Give a proven generation its number; the same digest keeps the one it has."""
         with self.transaction():
             known = self.generation_number(pool, sealed.digest)
@@ -320,6 +330,7 @@ class Store:
                 manifest=_dump(sealed.manifest),
                 builder=builder,
                 proven_at=self._clock(),
+                application=dump_application(application),
             )
             return number
 

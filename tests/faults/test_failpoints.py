@@ -68,6 +68,14 @@ REMOVAL = (
     "change.before_end/remove",
 )  # fmt: skip
 RENEWAL = ("wish.accepted/checkpoint", "change.ended/checkpoint")
+ROLL = (
+    "wish.before_commit/roll", "wish.accepted/roll", "roll.before_commit/aimed",
+    "roll.written/aimed", "roll.before_commit/surged", "roll.written/surged",
+    "container.created/hello4", "roll.before_commit/replacing", "roll.written/replacing",
+    "container.removed/hello1", "container.created/hello1", "roll.before_commit/replaced",
+    "roll.written/replaced", "roll.before_commit/relieved", "roll.written/relieved",
+    "container.removed/hello4", "roll.before_commit/finished", "roll.written/finished",
+)  # fmt: skip
 # Steps that only follow another failure: the move whose capture failed is thawed by its agent.
 NOT_ON_THE_WAY = {"resume.thawed"}
 
@@ -106,7 +114,9 @@ interval_ms = 10
 class Fleet:
     """A daemon over two folders, killed by its failpoints, and a look at what is there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, like: Fleet | None = None) -> None:
+        for name in ("a", "b", "state") if like is not None else ():
+            shutil.copytree(like.folder / name, folder / name, copy_function=_copy)
         self.folder = folder
         self.client = Client(Where(socket=f"{folder}/poold.sock"), patience_seconds=0.0)
         self.log = folder / "log"
@@ -250,10 +260,7 @@ def make_fleet(tmp_path):
     made = []
 
     def make(like: Fleet | None) -> Fleet:
-        if like is not None:
-            for name in ("a", "b", "state"):
-                shutil.copytree(like.folder / name, tmp_path / name, copy_function=_copy)
-        made.append(Fleet(tmp_path))
+        made.append(Fleet(tmp_path, like))
         return made[-1]
 
     yield make
@@ -269,6 +276,17 @@ def _copy(source: str, target: str) -> None:
         os.link(source, target)
     else:
         shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="module")
+def renewed(template, tmp_path_factory):
+    """Make a fleet at rest whose replicas are of the generation before the current one."""
+    made = Fleet(tmp_path_factory.mktemp("renewed"), like=template)
+    made.start()
+    made.tell(renewal)
+    assert made.broken() == []
+    made.stop()
+    return made
 
 
 def scale_out(client):
@@ -292,19 +310,25 @@ def renewal(client):
     return client.checkpoint("hello")
 
 
+def roll(client):
+    """Wish for all replicas to be of the current generation."""
+    return client.roll("hello")
+
+
 STORIES = {
     **dict.fromkeys(SCALE_OUT, scale_out),
     **dict.fromkeys(MOVE, move),
     **dict.fromkeys(REMOVAL, removal),
     **dict.fromkeys(RENEWAL, renewal),
+    **dict.fromkeys(ROLL, roll),
 }
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_dying_there(name, make_fleet, template):
+def test_dying_there(name, make_fleet, template, renewed):
     """Two periods after its next start the fleet is at rest, and every promise is kept."""
     wish = STORIES[name]
-    fleet = make_fleet(None if wish is scale_out else template)
+    fleet = make_fleet({scale_out: None, roll: renewed}.get(wish, template))
     fleet.start(f"{name}=kill")
     if not fleet.is_dead():
         fleet.tell(wish)
@@ -318,6 +342,10 @@ def test_dying_there(name, make_fleet, template):
     assert fleet.broken() == []
     after = {one.name: one.container_id for one in fleet.client.replicas()}
     assert len(after) == 3
+    if wish is roll:  # one that was not accepted is wished for again
+        fleet.tell(roll)
+        assert fleet.broken() == []
+        assert {one.generation for one in fleet.client.replicas()} == {2}
     assert running.items() <= after.items()
 
 

@@ -106,11 +106,57 @@ SELECT number FROM generations WHERE pool = :pool AND digest = :digest;
 SELECT coalesce(max(number), 0) AS number FROM generations WHERE pool = :pool;
 
 -- name: generation_add
-INSERT INTO generations (pool, number, digest, manifest, builder, proven_at)
-VALUES (:pool, :number, :digest, :manifest, :builder, :proven_at);
+INSERT INTO generations (pool, number, digest, manifest, builder, proven_at, application)
+VALUES (:pool, :number, :digest, :manifest, :builder, :proven_at, :application);
 
 -- name: generation_retire
 UPDATE generations SET retired_at = :at WHERE pool = :pool AND number = :number;
+
+-- name: generation_application
+SELECT application FROM generations WHERE pool = :pool AND digest = :digest;
+
+-- name: generation_learn
+UPDATE generations SET application = :application
+WHERE pool = :pool AND number = :number AND application IS NULL;
+
+-- name: generations_bare
+SELECT number FROM generations
+WHERE pool = :pool AND retired_at IS NULL AND application IS NULL;
+
+-- name: pool_serve
+UPDATE pools SET served = :served WHERE name = :name;
+
+-- name: roll_get
+SELECT * FROM rolls WHERE pool = :pool;
+
+-- name: roll_put
+INSERT INTO rolls (pool, change_id, surge, unavailable, state, reason, generation, digest,
+                   replacing, extras, leaving)
+VALUES (:pool, :change_id, :surge, :unavailable, :state, :reason, :generation, :digest,
+        :replacing, :extras, :leaving)
+ON CONFLICT (pool) DO UPDATE SET
+    change_id = excluded.change_id, surge = excluded.surge, unavailable = excluded.unavailable,
+    state = excluded.state, reason = excluded.reason, generation = excluded.generation,
+    digest = excluded.digest, replacing = excluded.replacing, extras = excluded.extras,
+    leaving = excluded.leaving;
+
+-- name: roll_drop
+DELETE FROM rolls WHERE pool = :pool;
+
+-- name: hold_get
+SELECT holds.*, generations.application FROM holds
+LEFT JOIN generations ON generations.pool = holds.pool AND generations.number = holds.number
+WHERE holds.pool = :pool;
+
+-- name: hold_put
+INSERT INTO holds (pool, number, digest, configured, at, actor)
+VALUES (:pool, :number, :digest, :configured, :at, :actor)
+ON CONFLICT (pool) DO UPDATE SET
+    number = excluded.number, digest = excluded.digest, configured = excluded.configured,
+    at = excluded.at, actor = excluded.actor;
+
+-- name: hold_drop
+DELETE FROM holds WHERE pool = :pool;
 
 -- name: moves_list
 SELECT * FROM moves WHERE :pool IS NULL OR pool = :pool ORDER BY name;

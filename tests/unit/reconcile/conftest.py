@@ -58,6 +58,7 @@ from poold.model.fleet import (
 )
 from poold.reconcile.loop import Loop, Pauses
 from poold.reconcile.world import World
+from poold.rollout import Rollout
 from poold.store import Store
 
 A, B, C = HostName("a"), HostName("b"), HostName("c")
@@ -92,6 +93,7 @@ class FakeHost:
         self.did: list[tuple[str, str]] = []  # deeds, not questions
         self.asked: list[tuple[str, str]] = []  # (verb, action id) of every request
         self.fail: dict[str, list[Problem]] = {}
+        self.started_with: dict[str, Application] = {}  # cold starts, by name
         self.lose: Counter[str] = Counter()
         self.hold: dict[str, asyncio.Event] = {}
         self.facts: dict[str, str] = {}  # as listings tell them
@@ -206,6 +208,7 @@ class FakeHost:
         match request:
             case Start():
                 self.did.append(("start", request.placement.name))
+                self.started_with[request.placement.name] = request.application
                 return self._run(request.placement.name, request.placement.pool, "cold", "", 0)
             case Restore():
                 return self._restore(request)
@@ -456,6 +459,7 @@ class Fleet:
         )
         self.control = Control(store=self.store, world=self.world, config=lambda: self.config)
         self.cordon = Cordon(store=self.store, world=self.world, config=lambda: self.config)
+        self.rollout = Rollout(store=self.store, world=self.world, config=lambda: self.config)
 
     async def end(self) -> None:
         """End the daemon's life as kill -9 does: nothing is folded any more."""
