@@ -40,10 +40,8 @@ class MemoryRollout:
         reason: str = "",
     ) -> Change:
         """Wish for an older generation."""
-        kept = self.fleet.generations(pool)
-        if to is None and len(kept) < 2:
-            raise Refused("rollback.no-generation", f"cannot roll {pool} back: nothing is kept")
-        to = kept[1].number if to is None else to
+        if to is None:
+            to = next((g.number for g in self.fleet.generations(pool)[1:]), None)
         wish = {"to": to, "surge": surge, "unavailable": unavailable}
         return self._wish("rollback", pool, wish, actor, reason)
 

@@ -21,9 +21,10 @@ _BY_ENDING: tuple[tuple[int, frozenset[str]], ...] = (
     (409, frozenset({"busy", "moving", "not-ready", "conflict"})),
     (409, frozenset({"up", "cordoned", "fenced", "configured", "unconfirmed"})),
     (409, frozenset({"busy", "moving", "not-ready", "conflict", "key-reused"})),
+    (409, frozenset({"held", "no-generation", "unknown-application"})),
     (412, frozenset({"changed"})),
     (413, frozenset({"too-large"})),
-    (422, frozenset({"out-of-bounds", "not-of-pool"})),
+    (422, frozenset({"out-of-bounds", "not-of-pool", "no-limits"})),
 )
 
 INTERNAL = Permanent(

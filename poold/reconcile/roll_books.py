@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 
 from poold.agent.failpoints import failpoint
 from poold.errors import Permanent
@@ -60,7 +59,7 @@ class RollBooks:
             self._end(roll, text, _paused(roll))
         self.news.rolled(book)
         failpoint("roll.before_commit", turn)
-        self.store.after_commit(partial(failpoint, "roll.written", turn))
+        self.store.after_commit(lambda: failpoint("roll.written", turn))
         LOG.info(
             "%s: %s", pool.name, text,
             extra={"action": f"roll_{turn}", "pool": pool.name, "change": roll.change},
