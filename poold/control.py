@@ -245,9 +245,16 @@ class Control:
             raise Refused(
                 "replica.unknown",
                 f"cannot find the replica {replica}",
-                hint="poold ps lists them",
+                hint=self._why_unknown(replica),
             )
         return found
+
+    def _why_unknown(self, replica: str) -> str:
+        for pool in self._config().pools:
+            roll = self._store.rolls.get(pool)
+            if roll is not None and replica in (*roll.extras, *roll.leaving):
+                return f"it is an extra one while {pool} rolls, and goes by itself"
+        return "poold ps lists them"
 
     def _check_bounds(self, pool: Pool, count: int) -> None:
         if not pool.min <= count <= pool.max:

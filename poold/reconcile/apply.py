@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from poold.agent.failpoints import failpoint
@@ -31,7 +31,7 @@ from poold.agent.messages import (
 from poold.checkpoints.distribute import send_checkpoint, send_image
 from poold.config import Config
 from poold.errors import Problem
-from poold.model.fleet import ChangeId, HostName, Pool, PoolName
+from poold.model.fleet import ChangeId, HostName, Pool, PoolName, ReplicaName
 from poold.reconcile.actions import (
     AdvanceMove,
     BringUp,
@@ -312,12 +312,22 @@ class Apply:
             self.backoff.worked(pool.name, action.subject)
             self.recorder.transferred("generation", action.target, sent.archive_bytes)
 
+    def _as_made(self, pool: Pool, name: ReplicaName) -> Pool:
+        """Return the pool with the application that a replica is of, which may be an older one."""
+        assignment = self.store.assignment(name)
+        number = assignment.generation if assignment else None
+        known = next((g for g in self.store.generations(pool.name) if g.number == number), None)
+        if known is None or known.manifest.fingerprint == pool.application.fingerprint():
+            return pool
+        made_of = self.store.rolls.application(pool.name, known.digest)
+        return replace(pool, application=made_of) if made_of else pool
+
     async def _advance(self, pool: Pool, action: AdvanceMove) -> None:
         config = self.config()
         for move in self.store.moves(pool.name):
             if move.name == action.name:
                 trip = Trip(
-                    pool=pool,
+                    pool=self._as_made(pool, action.name),
                     fleet=config.daemon.fleet,
                     hosts=config.hosts,
                     transfer_deadline_seconds=config.daemon.transfer_deadline_seconds,

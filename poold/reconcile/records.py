@@ -7,7 +7,7 @@ nothing and asks no host.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from poold.agent.failpoints import failpoint
 from poold.agent.messages import ContainerFact, Started
@@ -57,6 +57,7 @@ class Records:
     clock: Callable[[], float]
     news: News
     rolls: RollBooks
+    explained: set[tuple[PoolName, str]] = field(default_factory=set)
 
     def names(self) -> tuple[str, ...]:
         """Return every name that is ours to use, so that foreign containers with one are seen."""
@@ -119,12 +120,15 @@ class Records:
     def _unexplained(
         self, name: PoolName, configured: str, generations: Iterable[Generation]
     ) -> tuple[int, ...]:
+        """Find what an older poold left, once in a life: what is built since is known."""
+        if (name, configured) in self.explained:
+            return ()
         bare = self.store.rolls.unexplained(name)
-        return tuple(
-            g.number
-            for g in generations
-            if g.number in bare and g.manifest.fingerprint == configured
-        )
+        fitting = (g.number for g in generations if g.manifest.fingerprint == configured)
+        numbers = tuple(number for number in fitting if number in bare)
+        if not numbers:
+            self.explained.add((name, configured))
+        return numbers
 
     def _hosts(self, pool: PoolName, names: Iterable[str]) -> dict[HostName, HostView]:
         rooms = {name: host.max_replicas for name, host in self.config().hosts.items()}

@@ -78,6 +78,8 @@ def _replicas(
     if any(name in replicas for name in removed):
         return None
     states = {name: replicas[name].state if name in replicas else "waiting" for name in names}
+    rolled = snapshot.roll.replacing if snapshot.roll is not None else ()
+    states.update(dict.fromkeys(set(rolled) & states.keys(), "ready"))  # they were, and will be
     if all(state == "ready" for state in states.values()):
         phases = replicas[names[0]].phases if change.kind == "restore" and names else {}
         progress = _done(change, names, removed)

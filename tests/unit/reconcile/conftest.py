@@ -93,7 +93,7 @@ class FakeHost:
         self.did: list[tuple[str, str]] = []  # deeds, not questions
         self.asked: list[tuple[str, str]] = []  # (verb, action id) of every request
         self.fail: dict[str, list[Problem]] = {}
-        self.started_with: dict[str, Application] = {}  # cold starts, by name
+        self.started_with: dict[str, Application] = {}  # cold starts and captures, by name
         self.lose: Counter[str] = Counter()
         self.hold: dict[str, asyncio.Event] = {}
         self.facts: dict[str, str] = {}  # as listings tell them
@@ -295,6 +295,7 @@ class FakeHost:
                 "replica.not-running", f"cannot capture {request.name}: it is not running"
             )
         self.did.append(("capture", request.name))
+        self.started_with[request.name] = request.application
         self.containers[request.name] = replace(
             fact, role="captured", running=False, ready=False, status="exited"
         )

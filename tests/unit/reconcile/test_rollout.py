@@ -284,6 +284,7 @@ async def test_generations_of_an_older_poold_are_explained_while_they_fit(fleet)
     """Rows without an application get it from the configuration, as long as it is the same one."""
     await scaled(fleet, 1)
     fleet.store._database._connection.execute("UPDATE generations SET application = NULL")
+    await fleet.restart()
     await fleet.step()
     assert fleet.store.rolls.unexplained("hello") == frozenset()
     fleet.store._database._connection.execute("UPDATE generations SET application = NULL")
@@ -291,3 +292,34 @@ async def test_generations_of_an_older_poold_are_explained_while_they_fit(fleet)
     await fleet.until(lambda: len(fleet.store.generations("hello")) == 2)
     with pytest.raises(Refused, match="did not write down"):
         fleet.rollout.rollback("hello", actor="test")
+
+
+async def test_a_scale_settles_and_an_extra_replica_is_refused_meanwhile(fleet):
+    """A wish for other replicas does not wait for the roll; what is the roll's is left to it."""
+    await scaled(fleet)
+    change_application(fleet)
+    roll = fleet.rollout.roll("hello", actor="test")
+    await fleet.until(lambda: generations(fleet).get("hello4") == 2, rounds=300)
+    with pytest.raises(Refused) as refused:
+        fleet.control.remove("hello4", actor="test")
+    assert "extra one while hello rolls" in refused.value.hint
+    wider = fleet.control.scale("hello", replicas=5, actor="test")
+    narrower = fleet.control.scale("hello", replicas=2, actor="test")
+    for change in (wider, narrower, roll):
+        assert (await ended(fleet, change)).state == "settled"
+    await fleet.settle()
+    assert list(generations(fleet).values()) == [2, 2]
+
+
+async def test_a_replica_of_an_old_generation_moves_as_what_it_is(fleet):
+    """Its own application is captured, not the one that is configured by now."""
+    await scaled(fleet, 1)
+    old = fleet.pool.application
+    change_application(fleet)
+    await fleet.until(lambda: len(fleet.store.generations("hello")) == 2)
+    await fleet.settle()
+    there = fleet.where()["hello1"]
+    fleet.control.move("hello1", to=B if there == A else A, actor="test")
+    await fleet.settle()
+    assert fleet[there].started_with == {"hello1": old}
+    assert generations(fleet) == {"hello1": 1}
