@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve")
     serve.add_argument("--run", type=Path, required=True)
-    serve.add_argument("--engine", default="podman")
+    serve.add_argument("--engine", default="oci")
     receive = commands.add_parser("receive")
     receive.add_argument("--size", type=int, required=True)
     receive.add_argument("--sha256", required=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,7 +19,7 @@ from poold.agent import examine
 from poold.agent.bench_messages import Measure
 from poold.agent.bringup import BringUp
 from poold.agent.builds import Builds
-from poold.agent.engines.base import Engine
+from poold.agent.engines.base import Chooser, Engine
 from poold.agent.folders import Folders
 from poold.agent.generations import Generations
 from poold.agent.images import Images
@@ -48,6 +49,8 @@ from poold.agent.observing import Observing
 from poold.agent.records import Records
 from poold.agent.replicas import Replicas
 from poold.errors import Permanent, Problem, Refused, Temporary
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Report = Callable[[Progress], None]
@@ -88,7 +91,34 @@ class Actions:
 
     async def watch(self, tell: Tell) -> None:
         """Mind the replicas and tell what happens to them, until cancelled."""
-        await self._minder.watch(tell)
+        minding = asyncio.ensure_future(self._minder.watch(tell))
+        tending = asyncio.ensure_future(self._tend())
+        try:
+            await asyncio.wait({minding, tending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in (minding, tending):
+                each.cancel()
+            await asyncio.wait({minding, tending})
+        for each in (minding, tending):
+            if not each.cancelled():
+                each.result()
+
+    async def _stage_for_runtime(self, request: Stage, report: Report) -> None:
+        """Unpack what the runtime is called on; failing, the first restore tries again."""
+        if request.engine == "podman" or not isinstance(self._engine, Chooser):
+            return
+        report(Progress("staging"))
+        _, archive = await self._generations.staged(request.digest)
+        try:
+            await self._engine.stage(archive)
+        except Problem as problem:
+            log.warning("cannot stage %s: %s", request.digest[:19], problem)
+
+    async def _tend(self) -> None:
+        if isinstance(self._engine, Chooser):
+            await self._engine.tend()
+        else:
+            await asyncio.Event().wait()
 
     async def _do(self, request: Any, action: str, report: Report) -> Any:
         if isinstance(request, Observe):
@@ -110,7 +140,9 @@ class Actions:
             return await self._moves.resume(request)
         if isinstance(request, Stage):
             with self._folders.scratch(action) as scratch:
-                return Done(await self._generations.stage(request.digest, scratch, report))
+                done = Done(await self._generations.stage(request.digest, scratch, report))
+            await self._stage_for_runtime(request, report)
+            return done
         if isinstance(request, Discard):
             discard = self._generations.discard
             return Done(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from poold.agent import hooks, probe
-from poold.agent.engines.base import Container, Engine, Executed, Published
+from poold.agent.engines.base import Ahead, Chooser, Container, Engine, Executed, Published
 from poold.agent.failpoints import failpoint
 from poold.agent.http import Target
 from poold.agent.messages import LivenessCheck, Placement
@@ -37,6 +37,7 @@ _LOG_LINES = 20
 log = logging.getLogger(__name__)
 
 Create = Callable[[tuple[Published, ...]], Awaitable[str]]
+Offer = Callable[[], "tuple[Published, ...]"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ class BringUp:
         phase: str,
         began: float,
         after_restore: bool = False,
+        offer: Optional[Offer] = None,
     ) -> Up:
         """Make a container, call its hook where asked, and probe it until it is ready.
 
+        `offer` tells the ports of a slot that was made ahead, as far as there is one.
         `began` is the monotonic time at which the action began. Failing or cancelled, whatever was
         made of it is removed first.
         """
@@ -81,9 +84,9 @@ class BringUp:
         clock = _Phases(began)
         published: tuple[Published, ...] = ()
         try:
-            container_id, published = await self._create(placement, application, create)
+            container_id, published = await self._create(placement, application, create, offer)
             failpoint("container.created", name)
-            clock.mark(phase)
+            clock.mark(phase, parts=self._parts(container_id))
             reach = self.reach(name, application, published)
             hook = application.after_restore if after_restore else None
             if hook is not None:
@@ -137,6 +140,22 @@ class BringUp:
         }
         return Reach(name, application.port, targets, self._inside(name))
 
+    def ahead(self, placement: Placement, application: Application) -> Ahead:
+        """Say which slots a pool is to have on this host."""
+        among = PortRange.parse(placement.publish_ports)
+        return Ahead(
+            pool=placement.pool,
+            first_port=among.first,
+            last_port=among.last,
+            container_ports=(application.port, *application.extra_ports),
+            address=bind_address(placement.publish_address),
+            count=0 if application.engine == "podman" else application.slots,
+        )
+
+    def taken(self) -> frozenset[int]:
+        """Return the ports that are spoken for, or that lead nowhere."""
+        return self._taken() | frozenset(self._suspects)
+
     def _inside(self, name: str) -> Execute:
         async def execute(
             command: tuple[str, ...], stdin: bytes, timeout_seconds: float
@@ -153,10 +172,28 @@ class BringUp:
         if container is not None and is_ours(container, fleet):
             await self._engine.remove(container.container_id, stop_timeout_seconds=0)
 
+    def _parts(self, container_id: str) -> Phases:
+        """Return what the engine says of how it spent its time, where it says so."""
+        restored = (
+            self._engine.restored(container_id) if isinstance(self._engine, Chooser) else None
+        )
+        return restored.phases if restored else {}
+
     async def _create(
-        self, placement: Placement, application: Application, create: Create
+        self,
+        placement: Placement,
+        application: Application,
+        create: Create,
+        offer: Optional[Offer],
     ) -> tuple[str, tuple[Published, ...]]:
         """Make the container on free ports; a port lost to a stranger is replaced by the next."""
+        if offer is not None and (offered := offer()):
+            try:
+                return await self._create_named(placement, create, offered), offered
+            except Problem as error:
+                if error.code != "engine.port-taken":
+                    raise
+            await self.remove_own(placement.fleet, placement.name)
         among = PortRange.parse(placement.publish_ports)
         address = bind_address(placement.publish_address)
         wanted = (application.port, *application.extra_ports)
@@ -229,9 +266,14 @@ class _Phases:
         self.phases: Phases = {}
         self._last = began
 
-    def mark(self, phase: str, moment: Optional[float] = None) -> None:
+    def mark(
+        self, phase: str, moment: Optional[float] = None, *, parts: Optional[Phases] = None
+    ) -> None:
+        """End a phase; its `parts` but the engine's own runtime stand beside it, as phases."""
         now = time.monotonic() if moment is None else moment
-        self.phases[phase] = round(now - self._last, 4)
+        beside = {name: spent for name, spent in (parts or {}).items() if name != "runtime"}
+        self.phases.update(beside)
+        self.phases[phase] = round(now - self._last - sum(beside.values()), 4)
         self._last = now
 
 

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from poold.agent.criu_trial import try_criu
-from poold.agent.engines.base import Engine
+from poold.agent.engines.base import Chooser, Engine
 from poold.agent.folders import Folders, free_bytes
 from poold.agent.freezing import cpu_flags
 from poold.agent.messages import Examine, Finding, Findings
@@ -29,6 +29,7 @@ from poold.errors import Problem
 
 _CHECK_SECONDS = 40.0
 _RESOLVE_SECONDS = 5.0
+_OF_PODMAN = ("podman", "oci")
 _SKEW_SECONDS = 2.0
 _DISK_BYTES, _MEMORY_BYTES = 2 << 30, 512 << 20
 
@@ -49,10 +50,10 @@ class Examination:
         """Look at everything, in an order in which later checks build upon earlier ones."""
         checks: tuple[tuple[str, Check], ...] = (
             ("python", self._python), ("podman", self._podman), ("runtime", self._runtime),
-            ("criu", self._criu), ("kernel", self._kernel), ("cgroups", self._cgroups),
-            ("cpu", self._cpu), ("localhost", self._localhost), ("network", self._network),
-            ("zstd", self._zstd), ("disk", self._disk), ("memory", self._memory),
-            ("clock", self._clock),
+            ("criu", self._criu), ("engine", self._oci), ("kernel", self._kernel),
+            ("cgroups", self._cgroups), ("cpu", self._cpu), ("localhost", self._localhost),
+            ("network", self._network), ("zstd", self._zstd), ("disk", self._disk),
+            ("memory", self._memory), ("clock", self._clock),
         )  # fmt: skip
         return Findings(tuple([await self._bounded(name, check) for name, check in checks]))
 
@@ -79,7 +80,7 @@ class Examination:
         return Finding("python", "ok", f"python {version}")
 
     async def _podman(self) -> Finding:
-        if self._engine.name != "podman":
+        if self._engine.name not in _OF_PODMAN:
             return Finding("podman", "ok", f"not needed by engine {self._engine.name}")
         if shutil.which("podman") is None:
             return Finding(
@@ -107,7 +108,7 @@ class Examination:
         return Finding("runtime", "ok", f"{runtime} with libcriu")
 
     async def _criu(self) -> Finding:
-        if self._engine.name != "podman":
+        if self._engine.name not in _OF_PODMAN:
             return Finding("criu", "ok", f"not needed by engine {self._engine.name}")
         if shutil.which("criu") is None:
             return Finding(
@@ -119,6 +120,17 @@ class Examination:
             await try_criu(Path(scratch))
         version = (await self._engine.versions()).criu
         return Finding("criu", "ok", f"{version} froze and thawed a process")
+
+    async def _oci(self) -> Finding:
+        if not isinstance(self._engine, Chooser):
+            return Finding("engine", "ok", f"replicas are restored by {self._engine.name}")
+        why_not = await self._engine.why_not()
+        if why_not is not None:
+            return Finding(
+                "engine", "warning", why_not.message, "podman restores, slower and one by one",
+                why_not.hint,
+            )  # fmt: skip
+        return Finding("engine", "ok", "the OCI runtime can be called without podman")
 
     async def _kernel(self) -> Finding:
         return Finding(
@@ -171,7 +183,7 @@ class Examination:
         return Finding("localhost", "ok", "localhost resolves at once")
 
     async def _network(self) -> Finding:
-        if self._engine.name != "podman":
+        if self._engine.name not in _OF_PODMAN:
             return Finding("network", "ok", f"not needed by engine {self._engine.name}")
         way_out = "install netavark; podman network create podman"
         found = await run(["podman", "network", "inspect", "podman"], deadline_seconds=10.0)
@@ -236,7 +248,7 @@ class Examination:
 
 async def examine(request: Examine, engine: Engine, folders: Folders, run_folder: Path) -> Findings:
     """Examine this host."""
-    if os.geteuid() != 0 and engine.name == "podman":
+    if os.geteuid() != 0 and engine.name in _OF_PODMAN:
         return Findings((Finding(
             "root", "error", "the agent does not run as root", "CRIU freezes as root only",
             "reach this host as root, or let the agent's unit do it",

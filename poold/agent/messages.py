@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, Optional, TypeVar
 
-from poold.model.application import Application, Probe
+from poold.model.application import Application, EngineChoice, Probe
 from poold.model.fleet import Digest, Manifest, Phases
 
 R = TypeVar("R")
@@ -266,11 +266,15 @@ class Resume(Request[Started]):
 
 @dataclass(frozen=True)
 class Stage(Request[Done]):
-    """Verify a received generation against its digest and unpack it. Staged already: unchanged."""
+    """Verify a received generation against its digest and unpack it. Staged already: unchanged.
+
+    With an `engine` that restores from unpacked files, these are made as well.
+    """
 
     verb: ClassVar[str] = "stage"
     answer: ClassVar[type] = Done
     digest: Digest
+    engine: EngineChoice = "podman"
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,22 @@ async def ended(pid: int) -> None:
         os.close(descriptor)
 
 
+async def first_of(pid: int, conmon: int) -> str:
+    """Return when a container's first process or its conmon has ended, and say which.
+
+    0 for a process that is not known: then the first one counts as ended, conmon as everlasting.
+    """
+    first = asyncio.ensure_future(ended(pid) if pid else asyncio.sleep(0))
+    minder = asyncio.ensure_future(ended(conmon) if conmon else asyncio.Event().wait())
+    try:
+        await asyncio.wait({first, minder}, return_when=asyncio.FIRST_COMPLETED)
+        return "its first process ended" if first.done() else "conmon, which minds it, ended"
+    finally:
+        first.cancel()
+        minder.cancel()
+        await asyncio.wait({first, minder})
+
+
 def is_there(pid: int) -> bool:
     """Whether a process of that id exists."""
     return (_PROC / str(pid)).exists()

@@ -7,6 +7,7 @@ else's container is never touched. It does not decide which replicas there shoul
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from contextlib import AbstractAsyncContextManager
@@ -25,7 +26,7 @@ from poold.agent.bringup import (
     is_ours,
     undone,
 )
-from poold.agent.engines.base import Engine, Launch, Published
+from poold.agent.engines.base import Chooser, Engine, Launch, Published
 from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders, safe_name, write_whole
 from poold.agent.generations import Generations
@@ -103,23 +104,67 @@ class Replicas:
                     hint="pool only hosts of one architecture",
                 )
             report(Progress("restoring"))
-            up = await self.thawed(placement, application, archive, began)
+            is_shared = request.method == "restore"
+            up = await self.thawed(placement, application, archive, began, is_shared=is_shared)
+            if why := self._why_slower(up):
+                report(Progress(f"restored by podman: {why}"))
             return await self._remember(placement, up, method=request.method, digest=request.digest)
 
     async def thawed(
-        self, placement: Placement, application: Application, archive: Path, began: float
+        self,
+        placement: Placement,
+        application: Application,
+        archive: Path,
+        began: float,
+        *,
+        is_shared: bool = True,
     ) -> Up:
-        """Restore an archive under the placement's name until it is ready, hook included."""
-        write_criu_config(self._folders, placement.pool, application)
+        """Restore an archive under the placement's name until it is ready, hook included.
 
-        async def create(published: tuple[Published, ...]) -> str:
-            return await self._engine.restore(
-                archive, placement.name, published, deadline_seconds=RESTORE_SECONDS
+        An archive that `is_shared` will be restored again: slots are kept for it.
+        """
+        write_criu_config(self._folders, placement.pool, application)
+        engine = self._engine
+        if not isinstance(engine, Chooser):
+
+            async def create(published: tuple[Published, ...]) -> str:
+                return await engine.restore(
+                    archive, placement.name, published, deadline_seconds=RESTORE_SECONDS
+                )
+
+            return await self._bring_up.ready(
+                placement, application, create, phase="restore", began=began, after_restore=True
             )
 
-        return await self._bring_up.ready(
-            placement, application, create, phase="restore", began=began, after_restore=True
+        async def choose(published: tuple[Published, ...]) -> str:
+            return await engine.restore(
+                archive,
+                placement.name,
+                published,
+                deadline_seconds=RESTORE_SECONDS,
+                way=application.engine,
+            )
+
+        ahead = self._bring_up.ahead(placement, application)
+        up = await self._bring_up.ready(
+            placement,
+            application,
+            choose,
+            phase="restore",
+            began=began,
+            after_restore=True,
+            offer=functools.partial(engine.offer, archive, ahead) if ahead.count else None,
         )
+        if ahead.count and is_shared:
+            engine.keep(archive, ahead, self._bring_up.taken)
+        return up
+
+    def _why_slower(self, up: Up) -> str:
+        """Say why another engine restored it than was asked for; "" when none did."""
+        if not isinstance(self._engine, Chooser):
+            return ""
+        restored = self._engine.restored(up.container_id)
+        return restored.reason if restored else ""
 
     def cold(
         self, placement: Placement, application: Application, action: str, scratch: Path

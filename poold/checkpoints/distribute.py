@@ -16,6 +16,7 @@ from poold.agent.messages import ExportImage, FindImage, ImageFacts, ImportImage
 from poold.errors import Permanent
 from poold.hosts.base import HostLink, OnProgress
 from poold.hosts.transfer import copy_blob, write_bytes
+from poold.model.application import EngineChoice
 from poold.model.fleet import ActionId, Digest, HostName, Manifest, Phases
 
 R = TypeVar("R")
@@ -111,9 +112,10 @@ async def send_checkpoint(
     digest: Digest,
     manifest: Manifest,
     action: ActionId,
+    engine: EngineChoice = "podman",
     progress: OnProgress | None = None,
 ) -> Sent:
-    """Make the target hold a checkpoint, verified and unpacked."""
+    """Make the target hold a checkpoint, verified and unpacked for the engine."""
     sent = Sent()
     archive = archive_of(digest, manifest)
     if source.name != target.name:
@@ -132,7 +134,7 @@ async def send_checkpoint(
         await write_bytes(target, f"{folder_of(digest)}/manifest.json", manifest_text)
         sent.phases["send"] = time.monotonic() - begun
     begun = time.monotonic()
-    await ask(target.name, Stage(digest=digest))
+    await ask(target.name, Stage(digest=digest, engine=engine))
     sent.phases["stage"] = time.monotonic() - begun
     return sent
 

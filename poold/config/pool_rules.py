@@ -112,6 +112,7 @@ def _values(value: Any, place: Place) -> Iterator[Mistake]:
 def _application(app: Application, place: Place) -> Iterator[Mistake]:
     if not app.image or any(mark.isspace() for mark in app.image) or app.image.startswith("-"):
         yield at((*place, "image"), message=f"cannot be {app.image!r}: a reference is needed")
+    yield from at_least(0, app.slots, (*place, "slots"))
     for key in ("network", "user"):
         if getattr(app, key) == "":
             yield at((*place, key), message="cannot be empty")

@@ -11,7 +11,7 @@ from poold.model.fleet import Host
 __all__ = ["HostLink", "link_to"]
 
 
-def link_to(host: Host, *, engine: str = "podman", run_dir: str | None = None) -> HostLink:
+def link_to(host: Host, *, engine: str = "oci", run_dir: str | None = None) -> HostLink:
     """Return the link to a host, not yet open; `run_dir` is the agent's run folder there."""
     if host.kind == "ssh":
         from poold.hosts.ssh import SshHost

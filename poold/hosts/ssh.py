@@ -65,7 +65,7 @@ class SshHost:
         self,
         host: Host,
         *,
-        engine: str = "podman",
+        engine: str = "oci",
         run_dir: str | None = None,
         bundle: Bundle | None = None,
         patience: Patience | None = None,

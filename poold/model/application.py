@@ -12,6 +12,12 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Optional, Union
 
+# How replicas are restored: "podman" by its own command; "oci" by calling the OCI runtime on an
+# unpacked checkpoint, "auto" the same where the host can. What cannot be restored so, podman does.
+EngineChoice = Literal["podman", "oci", "auto"]
+
+_NOT_FROZEN = ("readiness", "after_restore", "stop_timeout_seconds", "engine", "slots")
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -171,6 +177,8 @@ class Application:
     before_checkpoint: Optional[Hook] = None
     after_restore: Optional[Hook] = None
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    engine: EngineChoice = "podman"
+    slots: int = 2  # made ahead on each host: what a replica needs and a checkpoint does not decide
 
     def fingerprint(self) -> str:
         """Return a digest of what decides a checkpoint's content.
@@ -178,11 +186,7 @@ class Application:
         Two applications with equal fingerprints may share a generation: how readiness is polled
         and what happens after a restore do not matter to the frozen image.
         """
-        decides = {
-            key: value
-            for key, value in asdict(self).items()
-            if key not in ("readiness", "after_restore", "stop_timeout_seconds")
-        }
+        decides = {key: value for key, value in asdict(self).items() if key not in _NOT_FROZEN}
         decides["checkpoint"] = list(self.checkpoint.scan_paths)
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

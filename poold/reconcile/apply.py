@@ -302,6 +302,7 @@ class Apply:
                     digest=action.digest,
                     manifest=manifest,
                     action=new_action("copy"),
+                    engine=pool.application.engine,
                     progress=lambda news: self._tell(pool.name, action.subject, news),
                 )
         except Problem as problem:

@@ -236,6 +236,7 @@ class Mover:
             digest=move.sealed.digest,
             manifest=move.sealed.manifest,
             action=action_of(move, "copy"),
+            engine=trip.pool.application.engine,
             progress=lambda news: self._tell_progress(move, news),
         )
         what = f"sending the memory of {move.name} to {target.name}"

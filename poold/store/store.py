@@ -419,7 +419,11 @@ def _assignment(row: sqlite3.Row) -> Assignment:
 
 def _intent(row: sqlite3.Row) -> Intent:
     fields = dict(row)
-    fields["request"] = decode_request(fields.pop("verb"), json.loads(fields["request"]))
+    request = json.loads(fields["request"])
+    if "application" in request:
+        # An earlier version wrote it, before replicas could be restored by anything but podman.
+        request["application"] = {"engine": "podman", "slots": 0, **request["application"]}
+    fields["request"] = decode_request(fields.pop("verb"), request)
     return Intent(**fields)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from poold.agent import criu, http, probe
 from poold.agent.engines import build_engine
-from poold.agent.engines.base import Engine, Launch, Published
+from poold.agent.engines.base import Chooser, Engine, Launch, Published
 from poold.agent.http import Target
 from poold.agent.probe import Reach
 from poold.errors import Problem
@@ -219,6 +219,76 @@ async def an_open_connection_is_seen(bench: Bench) -> None:
         await writer.wait_closed()
 
 
+async def a_paused_container_answers_when_it_runs_on(bench: Bench) -> None:
+    container_id = await bench.start()
+    await bench.quiet(container_id)
+    await bench.engine.pause(NAME)
+    asked = asyncio.ensure_future(bench.count())
+    await asyncio.sleep(0.1)
+    assert not asked.done()
+    await bench.engine.unpause(NAME)
+    assert await asyncio.wait_for(asked, 10) == 0
+
+
+async def a_copy_is_all_that_its_original_was(bench: Bench) -> None:
+    """Everything that can be asked of a container can be asked of a restored one."""
+    archive = await bench.freeze(await bench.start())
+    engine = bench.engine
+    copy = await engine.restore(archive, COPY, published(23101), deadline_seconds=60)
+    await bench.answers(copy, 23101)
+    found = await engine.find(COPY)
+    assert found is not None
+    assert found == await engine.find(copy)
+    assert found in await engine.containers()
+    assert (found.running, found.started_at > time.time() - 60) == (True, True)
+    assert found.image_id == await engine.image_id(bench.application.image)
+    assert await engine.memory_bytes(copy) > 0
+    heard = await engine.execute(COPY, ("cat",), stdin=b"a seed", timeout_seconds=10)
+    assert (heard.status, heard.output) == (0, "a seed")
+    assert isinstance(await engine.logs(COPY, 5), tuple)
+    await bench.quiet(copy)
+    watching = asyncio.ensure_future(engine.lost(copy))
+    await engine.pause(copy)
+    asked = asyncio.ensure_future(bench.count(23101))
+    await asyncio.sleep(0.1)
+    assert not asked.done()
+    await engine.unpause(copy)
+    assert await asyncio.wait_for(asked, 10) == 0
+    assert not watching.done()
+    assert (await problem(bench.start(COPY, 23102))).code == "engine.name-taken"
+    assert await engine.remove(COPY, stop_timeout_seconds=1)
+    assert await asyncio.wait_for(watching, 10) == "its first process ended"
+    assert await engine.find(copy) is None
+    assert not await engine.remove(COPY, stop_timeout_seconds=1)
+
+
+async def a_copy_is_frozen_and_restored_like_its_original(bench: Bench) -> None:
+    archive = await bench.freeze(await bench.start())
+    copy = await bench.engine.restore(archive, COPY, published(23101), deadline_seconds=60)
+    await bench.answers(copy, 23101)
+    assert [await bench.count(23101) for _ in range(2)] == [0, 1]
+    await bench.quiet(copy)
+    second = bench.folder / "second.tar"
+    await bench.engine.checkpoint(COPY, second, deadline_seconds=60)
+    frozen = await bench.engine.find(COPY)
+    assert frozen is not None
+    assert not frozen.running, "the frozen copy stays, stopped"
+    await bench.engine.thaw(copy, deadline_seconds=60)
+    await bench.answers(copy, 23101)
+    assert await bench.count(23101) == 2, "it runs on where it was"
+    await bench.engine.remove(COPY, stop_timeout_seconds=0)
+    again = await bench.engine.restore(second, COPY, published(23102), deadline_seconds=60)
+    await bench.answers(again, 23102)
+    assert await bench.count(23102) == 2, "its archive is as good as the first one"
+    await bench.engine.remove(COPY, stop_timeout_seconds=0)
+    if isinstance(bench.engine, Chooser):
+        again = await bench.engine.restore(
+            second, COPY, published(23103), deadline_seconds=60, way="podman"
+        )
+        await bench.answers(again, 23103)
+        assert await bench.count(23103) == 2, "and podman can restore it as well"
+
+
 async def an_image_comes_back_with_its_content_id(bench: Bench) -> None:
     image = bench.application.image
     wanted = await bench.engine.image_id(image)
@@ -242,6 +312,9 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
         a_lost_container_is_told_with_how,
         a_command_inside_gets_its_input_and_tells_its_status,
         an_open_connection_is_seen,
+        a_paused_container_answers_when_it_runs_on,
+        a_copy_is_all_that_its_original_was,
+        a_copy_is_frozen_and_restored_like_its_original,
         an_image_comes_back_with_its_content_id,
     )
 }

@@ -1,4 +1,4 @@
-"""One contract for both engines: the memory engine here, podman on a lab host."""
+"""One contract for all engines: the memory engine here, podman and oci on a lab host."""
 
 from __future__ import annotations
 
@@ -43,7 +43,18 @@ async def test_the_memory_engine_keeps_the_contract(case: str, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def podman_outcomes(lab: Lab) -> Iterator[dict[str, str]]:
-    """Run all cases on a lab host, in one go: each error by its case, "" for none."""
+    """Each error by its case, "" for none."""
+    yield from _outcomes(lab, "podman")
+
+
+@pytest.fixture(scope="module")
+def oci_outcomes(lab: Lab) -> Iterator[dict[str, str]]:
+    """Each error by its case, where nobody helps the runtime when it fails."""
+    yield from _outcomes(lab, "oci-alone")
+
+
+def _outcomes(lab: Lab, engine: str) -> Iterator[dict[str, str]]:
+    """Run all cases on a lab host, in one go."""
     host = lab.hosts()[0]
     program = "/var/tmp/poold-contract.pyz"
     bundle = build_bundle(
@@ -56,7 +67,7 @@ def podman_outcomes(lab: Lab) -> Iterator[dict[str, str]]:
     subprocess.run(put, input=bundle.content, check=True)
     image = "localhost/poold-lab/tomcat:latest"
     try:
-        said = lab.exec(host.name, "python3", program, "podman", image, *CASES.CASES)
+        said = lab.exec(host.name, "python3", program, engine, image, *CASES.CASES)
         outcomes = [json.loads(line) for line in said.splitlines()]
         yield {outcome["case"]: outcome["error"] for outcome in outcomes}
     finally:
@@ -69,3 +80,11 @@ def podman_outcomes(lab: Lab) -> Iterator[dict[str, str]]:
 def test_podman_keeps_the_contract(case: str, podman_outcomes: dict[str, str]) -> None:
     """The real thing, with runc and CRIU."""
     assert podman_outcomes[case] == ""
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES.CASES)
+def test_the_runtime_keeps_the_contract(case: str, oci_outcomes: dict[str, str]) -> None:
+    """Restored without podman, a container can do and says what podman's can."""
+    assert oci_outcomes[case] == ""

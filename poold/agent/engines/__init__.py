@@ -7,7 +7,15 @@ from poold.errors import Refused
 
 
 def build_engine(name: str) -> Engine:
-    """Return a new engine of that name: "podman", or "memory" for simulated fleets and tests."""
+    """Return a new engine of that name.
+
+    "podman"; "oci" for one that also calls the OCI runtime itself; "memory" for simulated fleets
+    and tests.
+    """
+    if name in ("oci", "oci-alone"):
+        from poold.agent.engines.oci import OciEngine
+
+        return OciEngine(falls_back=name == "oci")
     if name == "podman":
         from poold.agent.engines.podman import PodmanEngine
 
@@ -17,5 +25,5 @@ def build_engine(name: str) -> Engine:
 
         return MemoryEngine()
     raise Refused(
-        "engine.unknown", f"cannot use the engine {name!r}", hint="choose podman or memory"
+        "engine.unknown", f"cannot use the engine {name!r}", hint="choose podman, oci or memory"
     )

@@ -7,12 +7,14 @@ never decides whether a container may be touched: its caller asks that first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Protocol
+from typing import Optional, Protocol, runtime_checkable
 
-from poold.model.application import Application
+from poold.errors import Refused
+from poold.model.application import Application, EngineChoice
+from poold.model.fleet import Phases
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,28 @@ class Versions:
     criu: str
 
 
+@dataclass(frozen=True)
+class Restored:
+    """How a container was restored: by which engine, how long its parts took, why not faster."""
+
+    container_id: str
+    engine: str
+    phases: Phases = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Slots to be kept ready for a pool: published at `address`, on ports of a range."""
+
+    pool: str
+    first_port: int
+    last_port: int
+    container_ports: tuple[int, ...]
+    address: str
+    count: int
+
+
 class Engine(Protocol):
     """Every call ends within its deadline; cancelling one ends what it started.
 
@@ -100,6 +124,12 @@ class Engine(Protocol):
 
     async def remove(self, container: str, *, stop_timeout_seconds: int) -> bool:
         """Stop and remove by name or id; False when there was none."""
+
+    async def pause(self, name: str) -> None:
+        """Stop all processes of a running container where they are; its memory stays."""
+
+    async def unpause(self, name: str) -> None:
+        """Let a paused container run on."""
 
     async def wait_exit(self, container_id: str) -> None:
         """Return when the container's first process has ended; cancelled otherwise."""
@@ -138,3 +168,40 @@ class Engine(Protocol):
 
     async def storage(self) -> Path:
         """Return the folder in which the engine keeps containers, for the disk guard."""
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """An engine that has several ways to restore, and can do a part of it ahead."""
+
+    async def restore(
+        self,
+        archive: Path,
+        name: str,
+        published: tuple[Published, ...],
+        *,
+        deadline_seconds: float,
+        way: EngineChoice = ...,
+    ) -> str:
+        """See Engine; by the way that is asked for, or by podman where that cannot be gone."""
+
+    def restored(self, container_id: str) -> Optional[Restored]:
+        """Return how this process restored a container, lately."""
+
+    async def why_not(self) -> Optional[Refused]:
+        """Return why this host has no other way than podman; None: it has."""
+
+    async def stage(self, archive: Path) -> bool:
+        """Unpack an archive ahead of its first restore; False when that was done before."""
+
+    def offer(self, archive: Path, ahead: Ahead) -> tuple[Published, ...]:
+        """Return the ports of a slot that waits for a restore of the archive; () without one."""
+
+    def keep(self, archive: Path, ahead: Ahead, taken: Callable[[], frozenset[int]]) -> None:
+        """Keep such slots ready from now on, instead of those kept for the pool before.
+
+        They are made by `tend`, on ports that are free and not in `taken`.
+        """
+
+    async def tend(self) -> None:
+        """Make slots ahead until cancelled; then take away those that wait."""

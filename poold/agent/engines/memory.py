@@ -40,6 +40,7 @@ class _Box:
     status: str = "created"
     started_at: float = 0.0
     frozen: bool = False
+    running_on: Optional[asyncio.Event] = None  # while paused: set when it runs on
     log: list[str] = field(default_factory=list)
     servers: list[asyncio.AbstractServer] = field(default_factory=list)
     clients: dict[asyncio.Task[None], str] = field(default_factory=dict)
@@ -156,6 +157,17 @@ class MemoryEngine:
         await self._stop(box)
         self._boxes.pop(box.container_id, None)
         return True
+
+    async def pause(self, name: str) -> None:
+        """See Engine: connections are accepted and nothing is answered."""
+        self._known(name).running_on = asyncio.Event()
+
+    async def unpause(self, name: str) -> None:
+        """See Engine."""
+        box = self._known(name)
+        if box.running_on is not None:
+            box.running_on.set()
+            box.running_on = None
 
     async def wait_exit(self, container_id: str) -> None:
         """See Engine."""
@@ -323,6 +335,8 @@ class MemoryEngine:
 async def _answer(box: _Box, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer one request: /health and /ready do not count, /fail is a 500, POST has a seed."""
     try:
+        if box.running_on is not None:
+            await box.running_on.wait()
         words = (await reader.readline()).split()
         length = 0
         while (line := await reader.readline()) not in (b"\r\n", b""):

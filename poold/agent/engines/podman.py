@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -39,7 +40,7 @@ class PodmanEngine:
     name = "podman"
 
     def __init__(self, program: str = "podman") -> None:
-        self._program = program
+        self.program = self._program = program
         self._info: Optional[Installation] = None
         self._asking: Optional[asyncio.Lock] = None
 
@@ -123,6 +124,14 @@ class PodmanEngine:
             await self._end_orphan(container, conmon)
         return bool(finished.stdout.strip())
 
+    async def pause(self, name: str) -> None:
+        """See Engine."""
+        await check([self._program, "pause", name], deadline_seconds=_QUERY_SECONDS)
+
+    async def unpause(self, name: str) -> None:
+        """See Engine."""
+        await check([self._program, "unpause", name], deadline_seconds=_QUERY_SECONDS)
+
     async def wait_exit(self, container_id: str) -> None:
         """See Engine."""
         pid = await self._pid(container_id)
@@ -135,22 +144,13 @@ class PodmanEngine:
         Only the pid files are asked: after a reboot every replica on record is gone at once.
         """
         facts = await self._facts()
-        pid, conmon = facts.pid(container_id), facts.pid(container_id, "conmon.pid")
-        first = asyncio.ensure_future(proc.ended(pid) if pid else asyncio.sleep(0))
-        minder = asyncio.ensure_future(proc.ended(conmon) if conmon else asyncio.Event().wait())
-        try:
-            await asyncio.wait({first, minder}, return_when=asyncio.FIRST_COMPLETED)
-            return "its first process ended" if first.done() else "conmon, which minds it, ended"
-        finally:
-            first.cancel()
-            minder.cancel()
-            await asyncio.wait({first, minder})
+        return await proc.first_of(facts.pid(container_id), facts.pid(container_id, "conmon.pid"))
 
     async def last_words(self, container_id: str) -> str:
         """See Engine. From podman's log file: podman itself would take 50 ms and more for it."""
         path = (await self._facts()).log(container_id, "ctr.log")
         loop = asyncio.get_running_loop()
-        return words.last_words(await loop.run_in_executor(None, _end_of, path))
+        return words.last_words(await loop.run_in_executor(None, end_of, path))
 
     # -- inside a container -----------------------------------------------------------------------
 
@@ -242,6 +242,25 @@ class PodmanEngine:
                 f"cannot read what podman answered to {finished.command}",
                 detail=finished.stdout[:500].decode(errors="replace"),
             ) from error
+
+    async def info(self) -> Mapping[str, Any]:
+        """Return what `podman info` says."""
+        return (await self._facts()).info
+
+    async def layers(self, image: str) -> tuple[Path, ...]:
+        """Return the folders of an image's layers, the uppermost first."""
+        inspected = await run(
+            [self._program, "image", "inspect", image], deadline_seconds=_QUERY_SECONDS
+        )
+        if inspected.status != 0:
+            raise Permanent(
+                "image.missing", f"cannot find the image {image[:12]}", detail=inspected.error_text
+            )
+        found = json.loads(inspected.stdout)[0]["GraphDriver"]["Data"]
+        return (
+            Path(found["UpperDir"]),
+            *map(Path, filter(None, found.get("LowerDir", "").split(":"))),
+        )
 
     async def _facts(self) -> Installation:
         if self._asking is None:  # not in __init__: Python 3.9 binds a lock to the loop of then
@@ -344,7 +363,8 @@ def as_it_is(entry: dict[str, Any], facts: Installation) -> Container:
     return container
 
 
-def _end_of(path: Path) -> bytes:
+def end_of(path: Path) -> bytes:
+    """Return the end of a log; b"" when it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LAST_BYTES))

@@ -7,8 +7,8 @@ of the installation, problems in the operator's words. Pure: it runs nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -30,6 +30,7 @@ class Installation:
     graph_root: Path
     run_root: Path
     containers_folder: str  # "overlay-containers"
+    info: Mapping[str, Any] = field(default_factory=dict)  # all of it
 
     def log(self, container_id: str, name: str) -> Path:
         """Return where podman and the OCI runtime leave CRIU's log."""
@@ -131,6 +132,7 @@ def read_installation(info: dict[str, Any], criu_said: str) -> Installation:
         graph_root=Path(store.get("graphRoot", "/var/lib/containers/storage")),
         run_root=Path(store.get("runRoot", "/run/containers/storage")),
         containers_folder=f"{store.get('graphDriverName', 'overlay')}-containers",
+        info=info,
     )
 
 

@@ -1,0 +1,1 @@
+"""What the engine `oci` is made of: stages, boxes, networks, bundles and the runtime's calls."""

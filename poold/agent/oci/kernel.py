@@ -1,0 +1,113 @@
+"""Mounts, namespaces and control groups, by the kernel's own calls: no program is started for them.
+
+Flows in: paths. Flows out: nothing, or OSError. What is to be taken away may be gone already. It
+knows no container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+_MNT_DETACH = 2
+_CLONE_NEWUTS = 0x04000000
+_LONGEST_OPTIONS = 4000  # mount(2) takes one page, the terminating zero included
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(kind: str, target: Path, options: str, flags: int = 0) -> None:
+    """Mount a file system that needs no device."""
+    done = _LIBC.mount(
+        kind.encode(), bytes(target), kind.encode(), ctypes.c_ulong(flags), options.encode()
+    )
+    if done != 0:
+        raise _failed(target)
+
+
+def mount_overlay(target: Path, lowers: Sequence[Path], upper: Path, work: Path) -> None:
+    """Mount layers, the uppermost of `lowers` first.
+
+    What moves or changes only its owner is copied whole, so that the upper folder can itself become
+    a lower one of other mounts.
+    """
+    layers = ":".join(map(str, lowers))
+    options = f"lowerdir={layers},upperdir={upper},workdir={work}"
+    if len(options) > _LONGEST_OPTIONS:
+        raise OSError(errno.E2BIG, "too many layers for one mount", str(target))
+    mount("overlay", target, options)
+
+
+def unmount(target: Path) -> None:
+    """Unmount, also what is in use; nothing mounted there, or nothing there at all, is fine."""
+    while _LIBC.umount2(bytes(target), _MNT_DETACH) == 0:
+        continue  # mounted twice
+    if ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):
+        raise _failed(target)
+
+
+def is_mounted(target: Path) -> bool:
+    """Whether something is mounted at `target`, a file or a folder."""
+    wanted = str(target)
+    with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="replace") as table:
+        return any(line.split(" ", 5)[4] == wanted for line in table)
+
+
+def remove_namespace(path: Path) -> None:
+    """Let go of a named network namespace; its processes, if any, keep it alive."""
+    unmount(path)
+    path.unlink(missing_ok=True)
+
+
+def name_host(pid: int, name: str) -> None:
+    """Give the UTS namespace of a process another host name."""
+    failed: list[OSError] = []
+
+    def work() -> None:
+        # In a thread of its own: setns(2) for UTS moves the calling thread only, and it ends here.
+        try:
+            with Path(f"/proc/{pid}/ns/uts").open("rb") as namespace:
+                if _LIBC.setns(namespace.fileno(), _CLONE_NEWUTS) != 0:
+                    raise _failed(Path(namespace.name))
+            if _LIBC.sethostname(name.encode(), len(name.encode())) != 0:
+                raise _failed(Path(f"/proc/{pid}/ns/uts"))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def cgroup_of(pid: int) -> Path:
+    """Return a process's group in the unified hierarchy; FileNotFoundError where it has none."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        if line.startswith("0::/"):
+            group = Path("/sys/fs/cgroup") / line[4:]
+            if (group / "cgroup.freeze").exists():
+                return group
+    raise FileNotFoundError(
+        errno.ENOENT, "no group in the unified hierarchy", f"/proc/{pid}/cgroup"
+    )
+
+
+def move_to_group(pid: int, name: str) -> None:
+    """Put a process into a group of poold's own, that it does not end with the agent's session.
+
+    Best effort: without the unified hierarchy it stays where it is.
+    """
+    with contextlib.suppress(OSError):
+        group = Path("/sys/fs/cgroup") / name
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.procs").write_text(str(pid))
+
+
+def _failed(target: Path) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), str(target))
