@@ -187,7 +187,7 @@ class Metrics:
         view = _View(
             pools=pools,
             by_generation=Tally(
-                (replica.pool, "" if replica.generation is None else str(replica.generation))
+                (replica.pool, "none" if replica.generation is None else str(replica.generation))
                 for replica in replicas
                 if replica.state == "ready"
             ),
@@ -290,7 +290,7 @@ class _Gauges(Collector):
     def _rolls(self) -> Iterator[Metric]:
         replicas = GaugeMetricFamily(
             "poold_replicas_by_generation",
-            'Ready replicas by the generation that they came up from; "" is a cold start.',
+            'Ready replicas by the generation that they came up from; "none" is a cold start.',
             labels=("pool", "generation"),
         )
         for labels, count in sorted(self.view.by_generation.items()):

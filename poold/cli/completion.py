@@ -64,7 +64,9 @@ def generations(
 
     from click.shell_completion import CompletionItem
 
-    path = f"/v1/pools/{quote(str(context.params.get('pool') or '-'), safe='')}/generations"
+    # Behind an option that still lacks its value arguments are not taken for parameters yet.
+    pool = context.params.get("pool") or next(iter(context.args), "-")
+    path = f"/v1/pools/{quote(str(pool), safe='')}/generations"
     try:
         client = context.ensure_object(Session).client()
         answer = client.get(path, dict[str, list[dict[str, Any]]], seconds=_ANSWER_SECONDS)

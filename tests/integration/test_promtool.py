@@ -47,7 +47,19 @@ tests:
         values: '100x20'
       - series: 'poold_checkpoint_size_bytes{{job="poold", instance="x", pool="hello"}}'
         values: '50x20'
+      - series: 'poold_roll{{job="poold", instance="x", pool="hello", state="paused"}}'
+        values: '0 0 1x20'
     alert_rule_test:
+      - {{alertname: PooldRollPaused, eval_time: 1m}}
+      - alertname: PooldRollPaused
+        eval_time: 3m
+        exp_alerts:
+          - exp_labels:
+              {{severity: warning, job: poold, instance: x, pool: hello, state: paused}}
+            exp_annotations:
+              summary: the roll of hello to another generation is paused
+              description: "`poold explain hello` says why; `poold roll` goes on,
+                `poold rollback` goes back."
       - {{alertname: PooldHostDown, eval_time: 2m}}
       - alertname: PooldHostDown
         eval_time: 4m

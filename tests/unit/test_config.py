@@ -379,6 +379,16 @@ path = "ready"
             "the deadlines of pool 'hello' add up to 410 seconds",
         ),
         (
+            HOST_A + POOL + "roll = {surge = 0} # HERE",
+            "pools.hello.roll.unavailable",
+            "cannot be 0 with surge = 0",
+        ),
+        (
+            HOST_A + POOL + "roll = {surge = -1, unavailable = 1} # HERE",
+            "pools.hello.roll.surge",
+            "cannot be -1",
+        ),
+        (
             HOST_A + POOL + "liveness = {failures = 0} # HERE",
             "pools.hello.liveness.failures",
             "cannot be 0",

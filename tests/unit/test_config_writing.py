@@ -22,7 +22,7 @@ from poold.model.application import (
     Volume,
     WarmupRequest,
 )
-from poold.model.fleet import Host, Pool
+from poold.model.fleet import Host, Pool, RollSettings
 
 WILD = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
 NAMES = st.from_regex(r"[a-z][a-z-]{0,8}[a-z]", fullmatch=True)
@@ -120,6 +120,7 @@ def configurations(draw: st.DrawFn) -> Config:
             min=low,
             max=high,
             keep_generations=draw(st.integers(1, 9)),
+            roll=RollSettings(surge=1, unavailable=draw(PORTS), auto=draw(st.booleans())),
             keep_days=draw(st.none() | st.integers(1, 99).map(float)),
             keep_bytes=draw(st.none() | st.integers(1, 10**12)),
         )

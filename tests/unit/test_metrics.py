@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,6 +21,7 @@ from poold.model.fleet import (
     Quarantine,
     Replica,
     ReplicaName,
+    RollStatus,
 )
 
 HELLO = PoolName("hello")
@@ -103,10 +105,16 @@ def test_shows_the_fleet_as_observed() -> None:
     """Gauges are those of the last view; states without a replica are zero, not absent."""
     metrics = Metrics(version="0.1.0", clock=lambda: 1060.0)
     metrics.observe(
-        pools=[wished(HELLO, 3, generation=7)],
+        pools=[
+            replace(
+                wished(HELLO, 3, generation=7),
+                held=7,
+                roll=RollStatus("paused", 7, 1, 3, 42, "hello2 did not come up"),
+            )
+        ],
         replicas=iter(
             [
-                Replica(ReplicaName("hello1"), HELLO, "ready"),
+                Replica(ReplicaName("hello1"), HELLO, "ready", generation=7),
                 Replica(ReplicaName("hello2"), HELLO, "ready"),
                 Replica(ReplicaName("hello3"), HELLO, "starting"),
             ]
@@ -127,6 +135,11 @@ def test_shows_the_fleet_as_observed() -> None:
     assert value(found, "poold_replicas", pool="hello", state="ready") == 2
     assert value(found, "poold_replicas", pool="hello", state="failed") == 0
     assert value(found, "poold_replicas_desired", pool="hello") == 3
+    assert value(found, "poold_replicas_by_generation", pool="hello", generation="7") == 1
+    assert value(found, "poold_replicas_by_generation", pool="hello", generation="none") == 1
+    assert value(found, "poold_roll", pool="hello", state="paused") == 1
+    assert value(found, "poold_roll", pool="hello", state="running") == 0
+    assert value(found, "poold_pool_held_generation", pool="hello") == 7
     assert value(found, "poold_generation", pool="hello") == 7
     assert value(found, "poold_checkpoint_size_bytes", pool="hello") == 3e8
     assert value(found, "poold_checkpoint_packed_size_bytes", pool="hello") == 7e7

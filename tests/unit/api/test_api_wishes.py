@@ -95,3 +95,19 @@ async def test_refusals_are_problem_documents(call, fleet, method, path, body, s
     assert reply.json["detail"].startswith("cannot ")
     assert reply.json["status"] == status
     assert len(fleet.changes()) == 1
+
+
+async def test_roll_and_rollback_pass_target_and_limits_on(call, fleet):
+    """What is not given is left to the pool's configuration; numbers that cannot be are refused."""
+    for _ in range(2):
+        fleet.settle(fleet.checkpoint("hello", actor="test").id)
+    reply = await call("POST", "/v1/pools/hello/roll", json={"to": 2, "surge": 0, "reason": "new"})
+    assert (reply.status, reply.json["kind"], reply.json["reason"]) == (202, "roll", "new")
+    assert reply.json["wish"] == {"to": 2, "surge": 0}
+    reply = await call("POST", "/v1/pools/hello/rollback")
+    assert (reply.status, reply.json["wish"]) == (202, {"to": 1})
+    for body in ({"surge": -1}, {"to": 0}, {"generation": 1}):
+        assert (await call("POST", "/v1/pools/hello/roll", json=body)).status == 400
+    assert (await call("POST", "/v1/pools/hello/roll", json={"to": 7})).status == 404
+    body = {"surge": 0, "unavailable": 0}
+    assert (await call("POST", "/v1/pools/hello/roll", json=body)).status == 422

@@ -256,6 +256,21 @@ def test_a_host_that_is_away_ends_with_1(poold, daemon):
     assert (ran.code, ran.err) == (1, "cannot reach the host of hello1\n")
 
 
+def test_roll_and_rollback(poold):
+    """Replicas become those of a generation, the newest one or the one before."""
+    poold("scale", "hello", "1", "--wait")
+    for _ in range(2):
+        poold("checkpoint", "hello", "--wait")
+    ran = poold("roll", "hello", "--surge", "0", "--unavailable", "2", "--json")
+    assert json.loads(ran.out)["wish"] == {"surge": 0, "unavailable": 2}
+    assert poold("rollback", "hello", "--wait").code == 0
+    (replica,) = json.loads(poold("ps", "--json").out)["replicas"]
+    assert replica["generation"] == 1
+    assert "rollback to 1" in poold("changes").out
+    ran = poold("roll", "hello", "--to", "7")
+    assert (ran.code, ran.err.splitlines()[0]) == (2, "cannot find generation 7 of hello")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(poold, name):
     """Each line of the table leads to a command that explains itself."""

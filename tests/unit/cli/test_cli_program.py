@@ -128,12 +128,14 @@ def test_a_traceback_only_where_it_is_asked_for(program, monkeypatch, tmp_path):
         ("poold rm h", {"hello1", "hello2"}),
         ("poold move hello1 --to ", {"a", "b"}),
         ("poold restore hello --host b", {"b"}),
+        ("poold rollback hello --to ", {"1"}),
         ("poold --socket /nonexistent ps h", set()),
     ],
 )
 def test_bash_completes_names_that_the_daemon_knows(poold, daemon, tmp_path, words, offered):
     """In a real bash pools, replicas and hosts are offered; nothing when the daemon is down."""
     poold("scale", "hello", "2", "--wait")
+    poold("checkpoint", "hello", "--wait")
     command = tmp_path / "bin" / "poold"
     command.parent.mkdir()
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m poold "$@"\n')
