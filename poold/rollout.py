@@ -65,7 +65,8 @@ class Rollout:
         limits = _limits(found, surge, unavailable)
         with self._store.transaction():
             generations = self._store.generations(pool)
-            newest = in_service(generations, found.application.fingerprint(), None)
+            fitting = in_service(generations, found.application.fingerprint(), None)
+            newest = tuple(g for g in fitting if g.builder == found.builder) or fitting
             target = newest[0] if newest else None
             if to is not None:
                 target = _numbered(found, generations, to)
@@ -114,7 +115,11 @@ class Rollout:
         return found
 
     def _before(self, pool: Pool, generations: tuple[Generation, ...]) -> Generation:
-        """Return the newest generation older than the current one; without one, the newest."""
+        """Return the newest generation older than the current one; without one, the newest.
+
+        Those that other hosts made for their own kind follow the builder's.
+        """
+        generations = tuple(g for g in generations if g.builder == pool.builder) or generations
         hold = self._store.rolls.hold(pool.name)
         fingerprint = as_held(pool, hold).application.fingerprint()
         usable = in_service(generations, fingerprint, hold)

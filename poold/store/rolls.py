@@ -161,11 +161,17 @@ def in_service(
 ) -> tuple[Generation, ...]:
     """Return what replicas may be restored from, the current one first; `generations` newest first.
 
-    Those of the application with this fingerprint; where the pool is held, none newer than that.
+    Those of the application with this fingerprint. Where the pool is held, none that is newer: the
+    held one's builder had made another one by then. Other builders make theirs after it.
     """
-    fitting = tuple(g for g in generations if g.manifest.fingerprint == fingerprint)
-    held = [g for g in fitting if hold is not None and g.digest == hold.digest]
-    return (*held, *(g for g in fitting if g.number < held[0].number)) if held else fitting
+    known = tuple(generations)
+    fitting = tuple(g for g in known if g.manifest.fingerprint == fingerprint)
+    held = next((g for g in fitting if hold is not None and g.digest == hold.digest), None)
+    if held is None:
+        return fitting
+    next_ones = [g.number for g in known if g.builder == held.builder and g.number > held.number]
+    before = min(next_ones, default=known[0].number + 1)
+    return (held, *(g for g in fitting if g.number < before and g is not held))
 
 
 def as_held(pool: Pool, hold: Hold | None) -> Pool:
