@@ -67,6 +67,14 @@ class Client:
         """Return a pool's generations, the newest first."""
         return self._list(_path("/v1/pools", pool, "generations"), "generations", Generation)
 
+    def unfit(self, pool: str) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Return which hosts cannot take which of a pool's generations, and why, by digest."""
+        answer = self.get(_path("/v1/pools", pool, "generations"), dict[str, Any])
+        try:
+            return msgspec.convert(answer.get("unfit"), dict[str, dict[str, tuple[str, ...]]])
+        except msgspec.ValidationError as error:
+            raise _other_version(error) from error
+
     def logs(self, replica: str, tail: int) -> tuple[str, ...]:
         """Return the last lines of a replica's output."""
         path = _path("/v1/replicas", replica, "logs", tail=tail)

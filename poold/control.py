@@ -14,11 +14,13 @@ from typing import Protocol
 
 from poold.agent.failpoints import failpoint
 from poold.errors import Refused
+from poold.model.compat import incompatible
 from poold.model.fleet import (
     Change,
     ChangeKind,
     Host,
     HostName,
+    HostStatus,
     Pool,
     PoolName,
     Replica,
@@ -46,6 +48,9 @@ class Replicas(Protocol):
 
     def replicas(self, pool: str | None = None) -> tuple[Replica, ...]:
         """Return a pool's replicas as last known."""
+
+    def hosts(self) -> tuple[HostStatus, ...]:
+        """Return how each host is."""
 
 
 class Control:
@@ -166,6 +171,7 @@ class Control:
                     f"cannot move {replica}: it is {state}, and only a ready replica can move",
                     hint="wait until it is ready",
                 )
+            self._refuse_incompatible(wish.name, assignment.host, target)
             self._refuse_full(wish.name, target)
             change = self._accept(
                 found,
@@ -281,6 +287,17 @@ class Control:
                 f"cannot place anything on {host}: it is {mark.mark} by {mark.actor}"
                 + (f": {mark.reason}" if mark.reason else ""),
                 hint=f"poold host uncordon {host}, or choose another host",
+            )
+
+    def _refuse_incompatible(self, name: ReplicaName, source: HostName, target: HostName) -> None:
+        """Compare the hosts as they are known: what is frozen on one is thawed on the other."""
+        there = {status.name: status.facts for status in self._world.hosts()}
+        reasons = incompatible(there.get(source, {}), there.get(target, {}))
+        if reasons:
+            raise Refused(
+                "host.incompatible",
+                f"cannot move {name} from {source} to {target}: {', '.join(reasons)}",
+                hint="move it to a host like its own; poold hosts shows how they differ",
             )
 
     def _refuse_full(self, name: ReplicaName, host: HostName) -> None:

@@ -1,7 +1,7 @@
 """The agent's end of the wire: frames in on stdin, frames out on stdout.
 
 Flows in: {"id", "verb", "body", "action", "boot_id", "deadline_seconds"} and {"ping"}. Flows out:
-first {"hello": {"boot_id", "pid", "python", "hash"}}, then for each id any number of
+first {"hello": {"boot_id", "pid", "python", "hash", "cpu_flags"}}, then for each id any number of
 {"id", "progress"} and one {"id", "result"} or {"id", "problem"}; {"pong"} at once; {"event"} when
 something happened. `id` numbers the question on this wire, `action` names what is done. It refuses
 to know what the actions do.
@@ -25,6 +25,7 @@ from typing import Any, Optional
 
 from poold.agent.codec import decode_request, encode
 from poold.agent.frames import LostFramingError, Source, read_frame, to_frame
+from poold.agent.freezing import cpu_flags
 from poold.agent.messages import Event, Progress
 from poold.agent.minding import Tell
 from poold.agent.runner import Handler, Runner
@@ -210,6 +211,7 @@ def _hello(boot_id: str, code_hash: str) -> dict[str, Any]:
         "pid": os.getpid(),
         "python": platform.python_version(),
         "hash": code_hash,
+        "cpu_flags": " ".join(cpu_flags()),
     }
 
 

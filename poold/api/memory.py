@@ -64,6 +64,7 @@ class MemoryFleet:
     left: set[str] = field(default_factory=set)
     marks: dict[str, Literal["cordoned", "fenced"]] = field(default_factory=dict)
     quarantine: list[Quarantine] = field(default_factory=list)
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)  # of hosts that differ
     _replicas: dict[str, Replica] = field(default_factory=dict)
     _changes: list[Change] = field(default_factory=list)
     _generations: list[Generation] = field(default_factory=list)
@@ -195,7 +196,12 @@ class MemoryFleet:
                 "unknown" if name in self.away else "up",
                 boot_id="boot",
                 seen_at=time.time(),
-                facts={"podman": "5.8.6", "criu": "4.2.1", "kernel": "6.18"},
+                facts={
+                    "podman": "5.8.6",
+                    "criu": "4.2.1",
+                    "kernel": "6.18",
+                    **self.facts.get(name, {}),
+                },
                 disk_free_bytes=40 << 30,
                 memory_free_bytes=8 << 30,
                 mark=self.marks.get(name, ""),

@@ -16,6 +16,7 @@ from poold.agent.messages import Finding
 from poold.model.events import AcceptedCall, Event
 from poold.model.fleet import (
     Change,
+    Digest,
     Generation,
     HostName,
     HostStatus,
@@ -203,9 +204,13 @@ class HostList(Struct, frozen=True):
 
 
 class GenerationList(Struct, frozen=True):
-    """A pool's generations, the newest first."""
+    """A pool's generations, the newest first.
+
+    `unfit` has by digest, for each of the pool's hosts that cannot take it, the reasons.
+    """
 
     generations: tuple[Generation, ...]
+    unfit: dict[Digest, dict[HostName, tuple[str, ...]]] = {}
 
 
 class ChangeList(Struct, frozen=True):

@@ -19,7 +19,7 @@ _BY_ENDING: tuple[tuple[int, frozenset[str]], ...] = (
     (405, frozenset({"bad-method"})),
     (409, frozenset({"taken", "same", "same-host", "foreign", "elsewhere"})),
     (409, frozenset({"busy", "moving", "not-ready", "conflict"})),
-    (409, frozenset({"up", "cordoned", "fenced", "configured", "unconfirmed"})),
+    (409, frozenset({"up", "cordoned", "fenced", "configured", "unconfirmed", "incompatible"})),
     (409, frozenset({"busy", "moving", "not-ready", "conflict", "key-reused"})),
     (409, frozenset({"held", "no-generation", "unknown-application"})),
     (412, frozenset({"changed"})),

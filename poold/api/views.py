@@ -35,6 +35,7 @@ from poold.api.messages import (
 )
 from poold.api.ports import Ports
 from poold.errors import Refused
+from poold.model.compat import why_not_on
 from poold.model.fleet import Change, ChangeId, Pool, PoolName, PoolStatus, Replica
 
 
@@ -192,7 +193,17 @@ def _roll(call: Call) -> dict[str, Any]:
 async def generations(ports: Ports, call: Call) -> Answer:
     """List a pool's generations, the newest first."""
     configured, _ = _pool(ports, call.path["pool"])
-    return Answer(GenerationList(ports.store.generations(configured.name)))
+    found = ports.store.generations(configured.name)
+    facts = {h.name: h.facts for h in ports.world.hosts() if h.name in configured.hosts}
+    unfit = {
+        each.digest: {
+            host: reasons
+            for host, its_facts in facts.items()
+            if (reasons := why_not_on(each.manifest, its_facts))
+        }
+        for each in found
+    }
+    return Answer(GenerationList(found, unfit))
 
 
 async def replicas(ports: Ports, call: Call) -> Answer:

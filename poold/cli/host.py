@@ -13,6 +13,7 @@ from poold.cli.failures import printable
 from poold.cli.output import print_json
 from poold.cli.session import Session
 from poold.errors import Refused, problem_from_json
+from poold.model.compat import CPU_FLAGS
 from poold.model.fleet import Change
 
 _HOST = click.argument("host", shell_complete=completion.hosts)
@@ -48,7 +49,7 @@ def show(session: Session, host: str, as_json: bool) -> None:
         ("note", "; ".join(text for text in (found.reason, found.closed) if text)),
         ("seen", f"{seen} ago" if seen else ""),
         ("free", f"disk {disk or 'unknown'}, memory {memory or 'unknown'}"),
-        *sorted(found.facts.items()),
+        *((name, text) for name, text in sorted(found.facts.items()) if name != CPU_FLAGS),
     )
     for name, text in fields:
         if text:

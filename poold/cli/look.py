@@ -16,6 +16,7 @@ from poold.cli.replica_table import print_replicas
 from poold.cli.session import Session
 from poold.cli.tables import Column
 from poold.errors import problem_from_json
+from poold.model.compat import class_of, facts_of
 from poold.model.fleet import Change, ChangeId
 
 
@@ -123,9 +124,10 @@ def hosts(session: Session, as_json: bool) -> None:
 @options.question
 def generations(session: Session, pool: str, as_json: bool) -> None:
     """List a pool's generations, the newest first."""
-    found = session.client().generations(pool)
+    client = session.client()
+    found, unfit = client.generations(pool), client.unfit(pool)
     if as_json:
-        print_json({"generations": found})
+        print_json({"generations": found, "unfit": unfit})
         return
     now = time.time()
     columns = (
@@ -135,7 +137,8 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
         Column("ARCHIVE", right=True),
         Column("PACKED", right=True),
         Column("BUILT ON"),
-        Column("CRIU"),
+        Column("FOR HOSTS LIKE"),
+        Column("NOT FOR"),
         Column("DIGEST"),
         Column("IMAGE"),
     )
@@ -147,7 +150,11 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
             tables.size(generation.manifest.archive_bytes),
             tables.size(generation.manifest.packed_bytes),
             generation.builder,
-            generation.manifest.criu,
+            class_of(facts_of(generation.manifest)),
+            "; ".join(
+                f"{host}: {', '.join(reasons)}"
+                for host, reasons in unfit.get(generation.digest, {}).items()
+            ),
             generation.digest.removeprefix("sha256:")[:12],
             generation.manifest.image,
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from poold.agent import blobs
+from poold.agent.freezing import cpu_flags
 from poold.agent.journal import Journal, read_boot_id
 from poold.agent.messages import Event, Progress, Request
 from poold.agent.minding import Watchful
@@ -22,6 +23,7 @@ from poold.agent.runner import Handler, Runner
 from poold.errors import Permanent, Problem, problem_from_json
 from poold.hosts.base import OnEvent, OnProgress
 from poold.hosts.wire import unreachable
+from poold.model.compat import CPU_FLAGS
 from poold.model.fleet import ActionId, Host, HostStatus
 
 R = TypeVar("R")
@@ -80,7 +82,7 @@ class LocalHost:
             "up",
             boot_id=self._boot_id,
             seen_at=time.time(),
-            facts={"python": platform.python_version()},
+            facts={"python": platform.python_version(), CPU_FLAGS: " ".join(cpu_flags())},
         )
 
     async def close(self) -> None:

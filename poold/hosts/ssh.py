@@ -28,6 +28,7 @@ from poold.hosts.bundle import Bundle, agent_bundle
 from poold.hosts.connect import connect
 from poold.hosts.ship import Paths, start_agent
 from poold.hosts.wire import Heartbeat, Hello, Wire, WireLostError, link_bug, unreachable
+from poold.model.compat import CPU_FLAGS
 from poold.model.fleet import ActionId, Host, HostStatus
 
 R = TypeVar("R")
@@ -247,7 +248,7 @@ class SshHost:
                 "up",
                 boot_id=up.hello.boot_id,
                 seen_at=time.time(),
-                facts={"python": up.hello.python},
+                facts={"python": up.hello.python, CPU_FLAGS: up.hello.cpu_flags},
             )
         elif problem is not None:
             self._status = self._down(problem)

@@ -38,6 +38,7 @@ class Hello:
     pid: int
     python: str
     hash: str
+    cpu_flags: str  # separated by spaces
 
 
 @dataclass(frozen=True)

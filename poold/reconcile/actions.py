@@ -173,15 +173,19 @@ class Thaw:
 
 @dataclass(frozen=True, slots=True)
 class MakeGeneration:
-    """Build, prove and number a new generation."""
+    """Build, prove and number a new generation.
+
+    `apart` from the pool's builder: on a host that cannot take what the builder makes.
+    """
 
     builder: HostName
     fingerprint: str
+    apart: bool = False
 
     @property
     def subject(self) -> str:
         """What is owned by this action."""
-        return build_subject(self.fingerprint)
+        return build_subject(self.fingerprint, self.builder if self.apart else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,9 +276,9 @@ def stray_subject(name: str, host: HostName) -> str:
     return f"stray:{name}@{host}"
 
 
-def build_subject(fingerprint: str) -> str:
-    """Return what a build owns."""
-    return f"build:{fingerprint}"
+def build_subject(fingerprint: str, apart: HostName | None = None) -> str:
+    """Return what a build owns; `apart`: the host that gets a generation of its own."""
+    return f"build:{fingerprint}" + (f"@{apart}" if apart else "")
 
 
 def image_subject(image: str, host: HostName) -> str:

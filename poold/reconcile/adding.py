@@ -112,7 +112,6 @@ def _candidates(
 ) -> list[Candidate]:
     if not homeless:
         return []
-    usable = snapshot.usable()
     loads = snapshot.loads()
     names = {wish.name for wish in homeless}
     failed_lately = {key for key, retry in snapshot.retries.items() if retry.at > now}
@@ -129,7 +128,7 @@ def _candidates(
                 room=host.max_replicas - host.others - count,
                 of_pool=count,
                 load=host.others + count,
-                staged=bool(usable)
+                staged=bool(usable := snapshot.usable_on(host))
                 and usable[0].digest in host.staged
                 and barred(snapshot, name, usable[0].digest, now) is None,
                 taken=frozenset(names & foreign),

@@ -128,6 +128,7 @@ class Apply:
                 )
                 await self.finish(self._intend(pool.name, action.host, action.subject, request))
             case MakeGeneration():
+                await self._provide_image(pool, action.builder, action.subject)
                 request = Build(
                     placement=self._placement(pool, action.builder, pool.name),
                     application=pool.application,
@@ -230,7 +231,7 @@ class Apply:
         placement = self._placement(pool, action.host, action.name)
         request: Request[Any]
         if action.digest is None:
-            await self._provide_image(pool, action)
+            await self._provide_image(pool, action.host, action.subject, action.name)
             request = Start(placement=placement, application=pool.application)
         else:
             request = Restore(
@@ -239,14 +240,16 @@ class Apply:
         LOG.debug("%s", describe(action), extra={"action": "bring_up", "pool": pool.name})
         await self.finish(self._intend(pool.name, action.host, action.subject, request))
 
-    async def _provide_image(self, pool: Pool, action: BringUp) -> None:
+    async def _provide_image(
+        self, pool: Pool, host: HostName, subject: str, replica: str = ""
+    ) -> None:
         """Give the host the builder's image; where that fails the host's engine may pull it."""
-        if action.host == pool.builder:
+        if host == pool.builder:
             return
         try:
-            await self._send_image(pool, action.subject, pool.builder, action.host, "")
+            await self._send_image(pool, subject, pool.builder, host, "")
         except Problem as problem:
-            extra = {"action": "send_failed", "pool": pool.name, "replica": action.name}
+            extra = {"action": "send_failed", "pool": pool.name, "replica": replica}
             LOG.warning("%s", problem, extra=extra)
 
     async def _send_image(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from poold.model.compat import why_not_on
 from poold.model.events import Because, Event, Explanation
 from poold.model.fleet import Change, Generation, Pool, Replica
 from poold.reconcile import rolling
@@ -18,6 +19,7 @@ from poold.reconcile.actions import (
     removal_key,
     replica_subject,
 )
+from poold.reconcile.ladder import why_none_fits
 from poold.reconcile.plan import Plan
 from poold.reconcile.quarantine import barred
 from poold.reconcile.shown import describe
@@ -104,6 +106,7 @@ def _generation(snapshot: Snapshot, now: float) -> Iterator[Because]:
     usable = snapshot.usable()
     if usable:
         yield _current(snapshot, pool, usable[0], now)
+        yield from _apart(snapshot, pool, usable[0], now)
     subject = build_subject(pool.application.fingerprint())
     busy, retry = snapshot.busy.get(subject), snapshot.retries.get(subject)
     if busy is not None:
@@ -120,6 +123,8 @@ def _current(snapshot: Snapshot, pool: Pool, generation: Generation, now: float)
     missing: list[str] = []
     for name in pool.hosts:
         view = snapshot.hosts.get(name)
+        if view is not None and generation not in snapshot.usable_on(view):
+            continue
         known = view is not None and generation.digest in view.staged
         (staged if known else missing).append(name)
     text = (
@@ -128,6 +133,26 @@ def _current(snapshot: Snapshot, pool: Pool, generation: Generation, now: float)
     )
     text += f", not on {', '.join(missing)}" if missing else ""
     return Because("generation", str(generation.number), "current", text)
+
+
+def _apart(snapshot: Snapshot, pool: Pool, current: Generation, now: float) -> Iterator[Because]:
+    """Say which hosts cannot take the current generation, and what they have instead."""
+    for name in pool.hosts:
+        view = snapshot.hosts.get(name)
+        if view is None or not view.up:
+            continue
+        own = snapshot.usable_on(view)
+        if current in own:
+            continue
+        subject = build_subject(pool.application.fingerprint(), name)
+        retry = snapshot.retries.get(subject)
+        due = _due(retry, now) if retry is not None and subject not in snapshot.busy else None
+        if own:
+            why = ", ".join(why_not_on(current.manifest, view.facts))
+            text = f"{name} takes generation {own[0].number} instead: {why}"
+            yield Because("generation", str(own[0].number), "apart", text, due)
+        else:
+            yield Because("generation", name, "none", why_none_fits(snapshot, view), due)
 
 
 def _why_none(snapshot: Snapshot, pool: Pool) -> str:
@@ -253,7 +278,8 @@ def _quarantine(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Beca
                 f"generation {entry.generation} is quarantined on {host} for"
                 f" {_span(entry.until - now)} more: {entry.message}"
             )
-            yield Because("host", host, "quarantined", text, entry.until)
+            evidence = str(entry.problem.get("detail", ""))
+            yield Because("host", host, "quarantined", text, entry.until, evidence)
 
 
 # -- changes --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from poold.model.compat import why_not_on
 from poold.model.fleet import Generation, HostName
 from poold.reconcile.actions import COLD, build_subject, generation_subject, restore_rung
 from poold.reconcile.quarantine import barred
@@ -46,7 +47,7 @@ def next_rung(
 
     A staged previous generation is taken rather than waited for a newer one under way.
     """
-    usable = snapshot.usable()[:GENERATIONS_TRIED]
+    usable = snapshot.usable_on(host)[:GENERATIONS_TRIED]
     waits: list[Wait] = []
     missed: list[str] = []
     for generation in usable:
@@ -65,7 +66,9 @@ def next_rung(
             missed.append(hope)
     if waits:
         return waits[0]
-    if not usable:
+    if not usable and snapshot.usable():
+        missed.append(why_none_fits(snapshot, host))
+    elif not usable:
         build = _first_build(snapshot)
         if isinstance(build, Wait):
             return build
@@ -81,6 +84,30 @@ def source_of(snapshot: Snapshot, generation: Generation, target: HostName) -> H
         if h.up and not h.fenced and generation.digest in h.held
     ]
     return min(holders, key=lambda h: (h != target, h != generation.builder, h), default=None)
+
+
+def why_none_fits(snapshot: Snapshot, host: HostView) -> str:
+    """Say why no generation can be restored on a host, and what is done about it."""
+    assert snapshot.pool is not None  # noqa: S101 - there are generations of its application
+    current = snapshot.usable()[0]
+    reasons = ", ".join(why_not_on(current.manifest, host.facts))
+    text = f"generation {current.number} does not fit {host.name} ({reasons})"
+    retry = snapshot.retries.get(build_subject(snapshot.pool.application.fingerprint(), host.name))
+    if retry is not None:
+        return f"{text}, and building one there failed: {retry.message}"
+    if snapshot.hold is not None:
+        return f"{text}, and the pool is held at generation {snapshot.hold.number}"
+    return f"{text}; one is built there"
+
+
+def awaits_own(snapshot: Snapshot, host: HostView) -> bool:
+    """Whether a generation is going to be built on a host that no generation fits."""
+    if snapshot.pool is None or snapshot.usable_on(host) or not snapshot.usable():
+        return False
+    subject = build_subject(snapshot.pool.application.fingerprint(), host.name)
+    retry = snapshot.retries.get(subject)
+    failed = retry is not None and retry.definite
+    return snapshot.hold is None and not host.closed and not failed
 
 
 def _arrival(snapshot: Snapshot, host: HostView, generation: Generation) -> Wait | str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from poold.agent.messages import ContainerFact
-from poold.model.fleet import Generation, HostName, Pool, Replica, ReplicaName, RollStatus
+from poold.model.fleet import Pool, Replica, ReplicaName, RollStatus
 from poold.reconcile import rolling
 from poold.reconcile.actions import (
     AdvanceMove,
@@ -71,7 +71,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         actions += _moves(snapshot, now)
         actions += _take_downs(snapshot, now)
         actions += _garbage(snapshot, now)
-        actions += _build(snapshot, snapshot.pool, now)
+        actions += _builds(snapshot, snapshot.pool, now)
         actions += _images(snapshot, snapshot.pool, now)
         actions += _sends(snapshot, snapshot.pool, now)
         actions += bring_ups(snapshot, snapshot.pool, now, notes)
@@ -212,6 +212,46 @@ def _garbage(snapshot: Snapshot, now: float) -> Iterator[DropGeneration]:
 # -- generations ----------------------------------------------------------------------------------
 
 
+def _builds(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneration]:
+    """Have the builder go first: what it makes may do for all hosts."""
+    first = next(_build(snapshot, pool, now), None)
+    found = first or next(_build_apart(snapshot, pool, now), None)
+    if found is not None:
+        yield found
+
+
+def _build_apart(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneration]:
+    """Find a host that cannot take the current generation and has none that is as new.
+
+    It builds for all hosts like it: they can take what it makes.
+    """
+    usable = snapshot.usable()
+    if not usable or any(key.startswith("build:") for key in snapshot.busy):
+        return
+    if snapshot.hold is not None:  # what is built now is newer than what the pool is held at
+        return
+    current, fingerprint = usable[0], pool.application.fingerprint()
+    for name in sorted(pool.hosts):
+        host = snapshot.hosts.get(name)
+        if host is None or not host.up or host.fenced or host.closed:
+            continue
+        own = snapshot.usable_on(host)
+        if current in own:
+            continue
+        asked = [
+            change.created_at
+            for change in snapshot.changes
+            if change.kind == "checkpoint" and change.created_at <= current.proven_at
+            if not own or own[0].proven_at < change.created_at
+        ]
+        retry = snapshot.retries.get(build_subject(fingerprint, name))
+        asked_since = any(created_at > retry.failed_at for created_at in asked) if retry else True
+        if (asked or (snapshot.wishes and not own)) and (
+            asked_since or _due(snapshot, build_subject(fingerprint, name), now)
+        ):
+            yield MakeGeneration(name, fingerprint, apart=True)
+
+
 def _build(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneration]:
     builder = snapshot.hosts.get(pool.builder)
     fingerprint = pool.application.fingerprint()
@@ -249,28 +289,20 @@ def _images(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendImage]:
 
 
 def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneration]:
-    usable = snapshot.usable()
-    stepped_down = _need_previous(snapshot, usable, now)
+    failed = {(each.host, rung) for each in snapshot.assignments for rung in each.failed_rungs}
     for name in sorted(pool.hosts):
         host = snapshot.hosts.get(name)
         if host is None or not host.up or host.fenced:
             continue
-        for generation in usable[: 2 if name in stepped_down else 1]:
+        usable = snapshot.usable_on(host)
+        needs_previous = bool(usable) and (
+            (name, restore_rung(usable[0].digest)) in failed
+            or barred(snapshot, name, usable[0].digest, now) is not None
+        )
+        for generation in usable[: 2 if needs_previous else 1]:
             if generation.digest in host.staged:
                 continue
             subject = generation_subject(generation.digest, name)
             source = source_of(snapshot, generation, name)
             if source is not None and _due(snapshot, subject, now):
                 yield SendGeneration(generation.number, generation.digest, source, name)
-
-
-def _need_previous(snapshot: Snapshot, usable: tuple[Generation, ...], now: float) -> set[HostName]:
-    """Return the hosts on which the current generation failed, for some replica or for all."""
-    if not usable:
-        return set()
-    digest = usable[0].digest
-    rung = restore_rung(digest)
-    return {each.host for each in snapshot.assignments if rung in each.failed_rungs} | {
-        host for host, quarantined in snapshot.quarantine if quarantined == digest
-        and barred(snapshot, host, digest, now)
-    }  # fmt: skip

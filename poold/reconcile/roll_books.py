@@ -17,7 +17,7 @@ from poold.reconcile.news import News
 from poold.reconcile.recorder import Outcome, Recorder
 from poold.store import Roll, Store
 from poold.store.calls import Remembered
-from poold.store.rolls import begin_roll, in_service
+from poold.store.rolls import at_home, begin_roll, in_service
 
 LOG = logging.getLogger(__name__)
 AUTO = "auto"
@@ -80,7 +80,7 @@ class RollBooks:
 
     def _begin(self, pool: Pool, fingerprint: str) -> None:
         """Accept a roll that nobody asked for: the pool says so in its configuration."""
-        usable = in_service(self.store.generations(pool.name), fingerprint, None)
+        usable = at_home(in_service(self.store.generations(pool.name), fingerprint, None), pool)
         change = begin_roll(
             self.store,
             pool=pool.name,

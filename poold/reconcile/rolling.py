@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from poold.agent.messages import ContainerFact
-from poold.model.fleet import Generation, Pool, ReplicaName, RollStatus
+from poold.model.fleet import Generation, HostName, Pool, ReplicaName, RollStatus
 from poold.reconcile.actions import (
     Learn,
     Local,
@@ -27,7 +27,7 @@ from poold.reconcile.actions import (
     replica_subject,
     restore_rung,
 )
-from poold.reconcile.ladder import Rung, Wait, next_rung
+from poold.reconcile.ladder import Rung, Wait, awaits_own, next_rung
 from poold.reconcile.snapshot import Snapshot
 from poold.store import Assignment, Roll
 
@@ -57,7 +57,7 @@ def turns(snapshot: Snapshot, now: float) -> Iterator[Local]:
         yield Release(snapshot.hold.number)
     elif snapshot.hold is None and usable and snapshot.served != snapshot.configured:
         waits = roll is None or roll.state == "paused"
-        outdated = any(_is_old(a, usable[0]) for a in snapshot.assignments)
+        outdated = any(_is_old(snapshot, a, usable[0]) for a in snapshot.assignments)
         begins = pool.roll.auto and snapshot.served != "" and waits and outdated
         yield Serve(snapshot.configured, begins)
     elif roll is not None:
@@ -224,10 +224,14 @@ def _failure(snapshot: Snapshot, roll: Roll, target: Generation, now: float) -> 
         found = assigned.get(name)
         if found is None:
             continue
-        if restore_rung(target.digest) in found.failed_rungs:
+        host = snapshot.hosts.get(found.host)
+        if host is not None and awaits_own(snapshot, host):
+            continue
+        wanted = _target_on(snapshot, found.host, target)
+        if restore_rung(wanted.digest) in found.failed_rungs:
             return f"{name} did not come up on {found.host}: {found.reason}"
         started = found.started
-        stepped_down = started is not None and _is_old(found, target)
+        stepped_down = started is not None and _is_old(snapshot, found, target)
         was_replaced = name in roll.replacing and started is not None and (
             started.container_id != roll.replacing[name]
         )  # fmt: skip
@@ -235,10 +239,9 @@ def _failure(snapshot: Snapshot, roll: Roll, target: Generation, now: float) -> 
             how = f"from generation {found.generation}" if found.generation else "cold"
             why = f": {found.reason}" if found.reason else ""
             return f"{name} came up {how} on {found.host}{why}"
-        host = snapshot.hosts.get(found.host)
         if stepped_down and host is not None and host.up:
             rung = next_rung(snapshot, host, (), now)
-            if isinstance(rung, Rung) and rung.generation is not target and rung.reason:
+            if isinstance(rung, Rung) and rung.generation is not wanted and rung.reason:
                 return f"{name} cannot be replaced on {host.name}: {rung.reason}"
     return ""
 
@@ -255,7 +258,9 @@ def mine(snapshot: Snapshot) -> tuple[ReplicaName, ...]:
 def outdated(snapshot: Snapshot, target: Generation) -> tuple[ReplicaName, ...]:
     """Return the wished replicas that run and did not come up from the target, by number."""
     assigned = snapshot.assigned()
-    return tuple(n for n in mine(snapshot) if n in assigned and _is_old(assigned[n], target))
+    return tuple(
+        n for n in mine(snapshot) if n in assigned and _is_old(snapshot, assigned[n], target)
+    )
 
 
 def is_ready(snapshot: Snapshot, name: ReplicaName) -> bool:
@@ -297,7 +302,16 @@ def status(snapshot: Snapshot) -> RollStatus | None:
         return None
     number = roll.generation if roll.state == "paused" else (usable[0].number if usable else None)
     ready = (snapshot.assigned()[name] for name in wished if is_ready(snapshot, name))
-    done = sum(1 for found in ready if number is not None and found.generation == number)
+    current = usable[0] if usable and number == usable[0].number else None
+    done = sum(
+        1
+        for found in ready
+        if (
+            not _is_old(snapshot, found, current)
+            if current is not None
+            else number is not None and found.generation == number
+        )
+    )
     return RollStatus(roll.state, number, done, len(wished), roll.change, roll.reason)
 
 
@@ -343,8 +357,16 @@ def waits_for(snapshot: Snapshot, now: float) -> str:
     return "; ".join(reasons)
 
 
-def _is_old(assignment: Assignment, target: Generation) -> bool:
-    return assignment.started is not None and assignment.generation != target.number
+def _is_old(snapshot: Snapshot, assignment: Assignment, target: Generation) -> bool:
+    wanted = _target_on(snapshot, assignment.host, target)
+    return assignment.started is not None and assignment.generation != wanted.number
+
+
+def _target_on(snapshot: Snapshot, name: HostName, target: Generation) -> Generation:
+    """Return what the target is on a host: its class's own one, where the target does not fit."""
+    host = snapshot.hosts.get(name)
+    own = snapshot.usable_on(host) if host is not None and host.facts else ()
+    return own[0] if own else target
 
 
 def _is_replaced(snapshot: Snapshot, name: ReplicaName, container_id: str) -> bool:
@@ -383,11 +405,14 @@ def _held_up(snapshot: Snapshot, name: ReplicaName, target: Generation, now: flo
     if not is_ready(snapshot, name):
         return f"{name} is not ready"
     rung = next_rung(snapshot, host, (), now)
-    if isinstance(rung, Rung) and rung.generation is target:
+    wanted = _target_on(snapshot, host.name, target)
+    if isinstance(rung, Rung) and rung.generation is wanted:
         return ""
     if isinstance(rung, Wait):
         return rung.reason
-    return f"generation {target.number} is not on {host.name} yet"
+    if awaits_own(snapshot, host):
+        return f"{host.name} needs a generation of its own, which is not there yet"
+    return f"generation {wanted.number} is not on {host.name} yet"
 
 
 def _room(snapshot: Snapshot, pool: Pool, roll: Roll) -> tuple[int, bool]:

@@ -120,17 +120,27 @@ def _checkpoint(snapshot: Snapshot, change: Change) -> Verdict | None:
     if not usable or usable[0].proven_at < change.created_at:
         subject = build_subject(snapshot.pool.application.fingerprint())
         return _failure(snapshot, change, subject)
-    generation = usable[0]
-    without = []
+    generation, fingerprint = usable[0], snapshot.pool.application.fingerprint()
+    without: list[str] = []
+    apart: dict[int, list[str]] = {}
     for name in snapshot.pool.hosts:
         host = snapshot.hosts.get(name)
         if host is None or not host.up:
             without.append(f"{name} (cannot be reached)")
         elif host.fenced:
             without.append(f"{name} (fenced)")
-        elif generation.digest not in host.staged:
-            return _failure(snapshot, change, generation_subject(generation.digest, name))
+        else:
+            own = next(iter(snapshot.usable_on(host)), None)
+            if own is None or own.proven_at < change.created_at:
+                if not host.closed:
+                    return _failure(snapshot, change, build_subject(fingerprint, name))
+                without.append(f"{name} (it needs one of its own, and takes nothing new)")
+            elif own.digest not in host.staged:
+                return _failure(snapshot, change, generation_subject(own.digest, name))
+            elif own != generation:
+                apart.setdefault(own.number, []).append(name)
     where = f", but not on {', '.join(without)}" if without else ""
+    where += "".join(f", generation {n} on {', '.join(at)}" for n, at in apart.items())
     text = f"generation {generation.number} is proven and distributed{where}"
     return Verdict(change=change, state="settled", progress=text, phases=generation.manifest.phases)
 

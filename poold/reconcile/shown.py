@@ -197,9 +197,12 @@ def _held_up(snapshot: Snapshot, pool: Pool) -> Iterator[str]:
     if builder.fenced:
         yield f"the checkpoint waits for its builder: {builder.closed}"
         return
-    subjects = [build_subject(pool.application.fingerprint())]
-    if usable := snapshot.usable():
-        subjects += [generation_subject(usable[0].digest, name) for name in sorted(pool.hosts)]
+    fingerprint = pool.application.fingerprint()
+    subjects = [build_subject(fingerprint)]
+    for name in sorted(pool.hosts):
+        subjects.append(build_subject(fingerprint, name))
+        if (host := snapshot.hosts.get(name)) and (usable := snapshot.usable_on(host)):
+            subjects.append(generation_subject(usable[0].digest, name))
     for subject in subjects:
         retry = snapshot.retries.get(subject)
         if retry is not None and subject not in snapshot.busy:

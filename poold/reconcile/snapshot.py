@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from poold.agent.messages import ContainerFact
+from poold.model.compat import relevant, why_not_on
 from poold.model.fleet import (
     Change,
     Digest,
@@ -108,7 +109,8 @@ class Retry:
 class Index:
     """What a snapshot's other fields say, by name; filled at the first question."""
 
-    usable: tuple[Generation, ...] | None = None
+    matching: tuple[Generation, ...] | None = None
+    fitting: dict[tuple[str, ...], tuple[Generation, ...]] = field(default_factory=dict)
     wished: dict[ReplicaName, Wish] | None = None
     assigned: dict[ReplicaName, Assignment] | None = None
     loads: Counter[HostName] | None = None
@@ -150,13 +152,33 @@ class Snapshot:
     index: Index = field(default_factory=Index, init=False, repr=False, compare=False)
 
     def usable(self) -> tuple[Generation, ...]:
-        """Return the generations that replicas may be restored from, the current one first."""
+        """Return the generations that this pool's application may be restored from.
+
+        Those of the builder's class of hosts, the current one first; see `usable_on`.
+        """
+        builder = self.hosts.get(self.pool.builder) if self.pool is not None else None
+        if builder is not None and builder.facts:
+            return self.usable_on(builder)
+        matching = self._matching()
+        own = tuple(g for g in matching if self.pool is None or g.builder == self.pool.builder)
+        return own or matching
+
+    def usable_on(self, host: HostView) -> tuple[Generation, ...]:
+        """Return the generations that the application may be restored from on this host."""
+        fitting, kind = self.index.fitting, relevant(host.facts)
+        if kind not in fitting:  # hundreds of hosts are of few kinds
+            fitting[kind] = tuple(
+                g for g in self._matching() if not why_not_on(g.manifest, host.facts)
+            )
+        return fitting[kind]
+
+    def _matching(self) -> tuple[Generation, ...]:
         if self.pool is None or not self.generations:
             return ()
-        if self.index.usable is None:
+        if self.index.matching is None:
             fingerprint = self.pool.application.fingerprint()
-            self.index.usable = in_service(self.generations, fingerprint, self.hold)
-        return self.index.usable
+            self.index.matching = in_service(self.generations, fingerprint, self.hold)
+        return self.index.matching
 
     def wished(self) -> Mapping[ReplicaName, Wish]:
         """Return the wishes by name."""
@@ -219,7 +241,8 @@ class Snapshot:
         """Return the same moment with more under way; what was indexed is not indexed again."""
         after = replace(self, busy={**self.busy, **busy})
         at, touched = after.index, _acted_on(busy, self.wished())
-        at.usable, at.wished, at.assigned = self.usable(), self.index.wished, self.index.assigned
+        at.wished, at.assigned = self.index.wished, self.index.assigned
+        at.matching, at.fitting = self.index.matching, self.index.fitting
         at.resting = {n: f for n, f in self.resting().items() if n not in touched}
         return after
 

@@ -240,7 +240,7 @@ class World:
             closed_until=known.steadiness.until if closed and mark is None else None,
             fenced=mark is not None and mark.mark == "fenced",
             boot_id=known.boot_id,
-            facts=known.facts,
+            facts={**self._links[name].status.facts, **known.facts},
         )
 
     # -- listings ---------------------------------------------------------------------------------

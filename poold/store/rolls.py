@@ -174,6 +174,15 @@ def in_service(
     return (held, *(g for g in fitting if g.number < before and g is not held))
 
 
+def at_home(generations: Iterable[Generation], pool: Pool) -> tuple[Generation, ...]:
+    """Return those that the pool's builder made, all where it made none.
+
+    Others were made for hosts that cannot take the builder's.
+    """
+    known = tuple(generations)
+    return tuple(g for g in known if g.builder == pool.builder) or known
+
+
 def as_held(pool: Pool, hold: Hold | None) -> Pool:
     """Return the pool with the application that its hold says; an outdated hold says nothing."""
     if hold is None or hold.application is None:

@@ -21,6 +21,9 @@ class World:
     def replicas(self, pool=None):
         return tuple(self.known)
 
+    def hosts(self):
+        return ()
+
 
 def pool(name="hello", **fields):
     defaults = {

@@ -57,6 +57,19 @@ def test_move_and_rm(poold):
     assert poold("ps").out == "no replicas\n"
 
 
+def test_generations_say_which_hosts_cannot_take_them(daemon, poold):
+    """And why; nothing where all can."""
+    poold("checkpoint", "hello", "--wait")
+    assert "x86_64, runc, criu 4.2, linux 6.18" in poold("generations", "hello").out
+    assert "NOT FOR" not in poold("generations", "hello").out
+    daemon.fleet.facts["b"] = {"runtime": "crun 1.28", "kernel": "6.1.2"}
+    out = poold("generations", "hello").out
+    assert "b: it was made with runc, the host has crun" in out
+    assert "Linux 6.18, the host has the older 6.1" in out
+    (unfit,) = json.loads(poold("generations", "hello", "--json").out)["unfit"].values()
+    assert list(unfit) == ["b"]
+
+
 def test_checkpoint_and_generations(poold):
     """A checkpoint becomes a generation with its cold start and sizes."""
     assert "poold checkpoint hello makes one" in poold("generations", "hello").out

@@ -35,12 +35,12 @@ POOL = Pool(
 STARTED = Started("hello1", "c1", "10.0.0.1:20000", "restore", 0.1, {"restore": 0.1}, 1.0)
 
 
-def generation(number, fingerprint=None):
+def generation(number, fingerprint=None, runtime=""):
     manifest = Manifest(
         pool="hello", build=f"build-{number}", fingerprint=fingerprint or APPLICATION.fingerprint(),
         image="hello:1", image_id="sha256:i", archive_sha256="a", archive_bytes=1,
-        packed_sha256="p", packed_bytes=1, engine="", runtime="", criu="", kernel="", machine="",
-        cpu_flags=(), created_at=0.0,
+        packed_sha256="p", packed_bytes=1, engine="", runtime=runtime, criu="", kernel="",
+        machine="", cpu_flags=(), created_at=0.0,
     )  # fmt: skip
     return Generation("hello", number, f"sha256:{number:064}", manifest, "a", 100.0 * number)
 
@@ -165,7 +165,13 @@ MARKS = (
     {}, {}, {}, {"closed": "cordoned"}, {"closed": "fenced", "fenced": True},
     {"closed": "flapping", "closed_until": 150.0},
 )  # fmt: skip
-GENERATIONS = (generation(3), generation(2, "sha256:other"), generation(1))
+GENERATIONS = (
+    generation(4, runtime="crun 1.28"),
+    generation(3, runtime="runc 1.3"),
+    generation(2, "sha256:other"),
+    generation(1),
+)
+FACTS = ({}, {"runtime": "runc 1.3"}, {"runtime": "crun 1.28"})
 
 
 @st.composite
@@ -191,7 +197,7 @@ def snapshots(draw):
                 state=draw(st.sampled_from(["up", "up", "up", "connecting", "unknown"])),
                 unsure=draw(st.frozensets(st.sampled_from(NAMES), max_size=1)),
                 max_replicas=draw(st.integers(0, 4)), others=draw(st.integers(0, 1)),
-                **draw(st.sampled_from(MARKS)),
+                facts=draw(st.sampled_from(FACTS)), **draw(st.sampled_from(MARKS)),
             )
         )  # fmt: skip
     wishes = draw(st.lists(st.sampled_from(NAMES), unique=True))
@@ -221,7 +227,7 @@ def snapshots(draw):
             )
             for n, h in assigned.items()
         ),
-        generations=draw(st.sampled_from([(), GENERATIONS, GENERATIONS[1:2]])),
+        generations=draw(st.sampled_from([(), GENERATIONS, GENERATIONS[1:], GENERATIONS[2:3]])),
         moves=tuple(
             Move(name=n, pool="hello", change=1, source="a", target="b", step="send", action="m")
             for n in moving
@@ -267,6 +273,8 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
                 assert action.name not in view.unsure
                 assert action.digest is None or action.digest in view.staged
                 assert action.rung not in action.failed_rungs
+                fits = {g.digest for g in given_.usable_on(view)}
+                assert action.digest is None or action.digest in fits
                 fingerprints = {g.digest: g.manifest.fingerprint for g in given_.generations}
                 assert action.digest is None or (
                     fingerprints[action.digest] == APPLICATION.fingerprint()
@@ -290,13 +298,19 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
                 assert not given_.hosts[action.target].fenced
                 assert action.digest in given_.hosts[action.source].held
                 assert action.digest not in given_.hosts[action.target].staged
+                assert action.digest in {
+                    g.digest for g in given_.usable_on(given_.hosts[action.target])
+                }
             case SendImage():
                 assert given_.hosts[action.source].up
                 assert given_.hosts[action.target].up
             case AdvanceMove():
                 assert action.name in moving
             case MakeGeneration():
-                assert given_.hosts[action.builder].up
+                view = given_.hosts[action.builder]
+                assert view.up
+                assert action.apart != (action.builder == POOL.builder)
+                assert not action.apart or given_.usable()[0] not in given_.usable_on(view)
             case DropGeneration():
                 assert given_.hosts[action.host].up
     for book in decided.books:
