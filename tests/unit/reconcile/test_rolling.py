@@ -227,12 +227,9 @@ def test_a_held_pool_serves_the_generation_it_is_held_at():
     held = Snapshot(name="hello", pool=pool, generations=generations, hold=hold)
     assert [g.number for g in held.usable()] == [1]
     other = replace(generation(2, OLD), builder="b")  # made for its own kind, after the first
-    assert [
-        g.number for g in replace(held, generations=(*generations[:1], other, ONE)).usable()
-    ] == [
-        1,
-        2,
-    ]
+    beside = replace(held, generations=(*generations[:1], other, ONE))
+    assert [g.number for g in beside.usable()] == [1]
+    assert [g.number for g in beside.usable_on(HostView(name="b"))] == [1, 2]
     free = replace(held, hold=None)
     assert [g.number for g in free.usable()] == [4, 1]
 
