@@ -142,6 +142,8 @@ def _measure(
             hint=f"poold checkpoint {pool.name} --wait",
         )
 
+    engine = "podman" if pool.application.engine == "podman" else "oci"
+
     async def measured() -> list[Run]:
         link = link_to(host)
         await link.open()
@@ -156,7 +158,7 @@ def _measure(
                 client=client,
                 say=_say,
             )
-            return await compare(ours, paths=paths, runs=runs, bursts=bursts, engine="podman")
+            return await compare(ours, paths=paths, runs=runs, bursts=bursts, engine=engine)
         finally:
             await asyncio.shield(link.close())
 

@@ -333,7 +333,8 @@ class OciEngine:
     # -- how --------------------------------------------------------------------------------------
 
     async def why_not(self) -> Optional[Refused]:
-        """See Chooser."""
+        """See Chooser: what was in the way may be gone by now."""
+        self._why_not = None
         try:
             maker = await self._required()
         except Refused as refused:

@@ -59,6 +59,7 @@ class Maker:
                 stage = await self.host.stages.get(archive)
                 clock.mark("stage")
             self._require_name(name)
+            self._require_runtime(stage)
             _require_volumes(stage, name)
             slot = self.slots.take(stage, published)
             if slot is not None:
@@ -226,6 +227,11 @@ class Maker:
         failpoint("oci.thawed", box.name)
         with contextlib.suppress(OSError):  # it ended at once: its probe will say so
             kernel.name_host(pid, box.name)
+
+    def _require_runtime(self, stage: Stage) -> None:
+        """See that the runtime is the one that froze it: the others do not know its mounts."""
+        if Path(self.host.programs.runtime).name != stage.template.runtime:
+            raise bundles.unsupported(f"it was frozen through {stage.template.runtime}")
 
     def _require_name(self, name: str) -> None:
         """See that podman has no container of that name, by its own list on disk."""

@@ -230,9 +230,24 @@ def _wish(box: Box, info: dict[str, Any]) -> dict[str, Any]:
             }
             for port in box.published
         ],
-        "networks": {info["name"]: {"static_ips": [box.address], "interface_name": "eth0"}},
+        "networks": {
+            info["name"]: {
+                "static_ips": [box.address],
+                "static_mac": hardware_address(box.address),
+                "interface_name": "eth0",
+            }
+        },
         "network_info": {info["name"]: info},
     }
+
+
+def hardware_address(address: str) -> str:
+    """Return a locally administered address that is always the same for an IP address.
+
+    An address is handed out again soon: to whom it once talked, its neighbours would send to the
+    hardware address of the box that had it before, for seconds.
+    """
+    return ":".join(f"{byte:02x}" for byte in (0x0A, 0x58, *ipaddress.ip_address(address).packed))
 
 
 def _why_not(network: str, info: dict[str, Any]) -> str:
