@@ -29,6 +29,7 @@ _LOG_BYTES = 10_000_000
 _DELETE_SECONDS = 20.0
 _END_SECONDS = 3.0
 _ROUNDS = 5
+_RUNTIME_STATE = Path("/run/runc")
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class Programs:
         for _ in range(_ROUNDS):
             left = await loop.run_in_executor(None, _processes, places)
             if not left:
+                _remove_state(places)
                 return
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
@@ -200,6 +202,17 @@ def _parent(pid: int) -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
+
+
+def _remove_state(places: Places) -> None:
+    """Take away what a runtime that was killed in a restore leaves: its mount, its folder.
+
+    `runc delete` knows a container by its state.json only, which is written last.
+    """
+    state = _RUNTIME_STATE / places.folder.name
+    if state.exists() and not (state / "state.json").exists():
+        kernel.unmount(state / "criu-root")
+        shutil.rmtree(state, ignore_errors=True)
 
 
 def _processes(places: Places) -> list[int]:

@@ -1,0 +1,74 @@
+"""A pool whose replicas are restored by the OCI runtime: the same life as with podman."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+_BOXES = "/var/lib/containers/poold/containers"
+_LOOK = f"""
+import json, os, subprocess
+from pathlib import Path
+folder = Path({_BOXES!r})
+boxes = [json.loads((each / "box.json").read_text()) for each in folder.iterdir()] if folder.is_dir() else []
+print(json.dumps({{
+    "names": sorted(box["name"] for box in boxes if box["name"]),
+    "slots": sum(not box["name"] for box in boxes),
+    "runc": len(list(Path("/run/runc").iterdir())) if Path("/run/runc").is_dir() else 0,
+    "namespaces": len(list(Path("/run/netns").glob("poold-*"))),
+    "mounts": sum({_BOXES!r} in line for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+    "podman": len(json.loads(subprocess.run(["podman", "ps", "-a", "--format", "json"],
+                                            capture_output=True, text=True).stdout or "[]")),
+}}))
+"""  # noqa: E501 - a program for the host
+
+
+def _look(fleet, host):
+    return json.loads(fleet.on(host, "python3", "-c", _LOOK))
+
+
+def test_replicas_of_the_runtime_live_as_podmans_do(make):
+    """Restored in parallel, moved with their state, brought up again, kept by a new daemon."""
+    pool = make.pool("fast", command=make.application(), engine="oci", slots=1)
+    fleet = make.fleet("runtime", [make.host("a"), make.host("b"), pool])
+    replicas = fleet.scaled("fast", 3)
+    assert {replica.method for replica in replicas} == {"restore"}
+    assert [fleet.count(replica) for replica in replicas] == [2, 2, 2]
+    seen = [_look(fleet, host) for host in ("a", "b")]
+    assert sorted(name for one in seen for name in one["names"]) == ["fast1", "fast2", "fast3"]
+    assert sum(one["runc"] for one in seen) == 3
+    assert [one["podman"] for one in seen] == [0, 0], "podman restored none of them"
+
+    moving = replicas[0]
+    there = "b" if moving.host == "a" else "a"
+    fleet.settled(fleet.client.move(moving.name, to=there))
+    moved = next(one for one in fleet.client.replicas("fast") if one.name == moving.name)
+    assert (moved.host, moved.method, fleet.count(moved)) == (there, "move", 3)
+
+    fleet.kill_with_agents()
+    fleet.start()
+    kept = fleet.ready("fast", 3)
+    assert {one.container_id for one in kept} >= {moved.container_id}
+    assert fleet.count(moved) == 4, "it ran on"
+
+    victim = next(one for one in kept if one.name == moving.name)
+    (pid,) = json.loads(
+        fleet.on(there, "sh", "-c", f"cat {_BOXES}/{victim.container_id}/pidfile | sed 's/.*/[&]/'")
+    )
+    fleet.on(there, "kill", "-9", str(pid))
+
+    def lives_again():
+        found = next(one for one in fleet.client.replicas("fast") if one.name == victim.name)
+        other = found.container_id not in (None, victim.container_id)
+        return found if found.state == "ready" and other else None
+
+    assert fleet.count(fleet.until("it lives again", lives_again)) == 2
+
+    fleet.scaled("fast", 0)
+    fleet.stop()
+    nothing = {"names": [], "slots": 0, "runc": 0, "namespaces": 0, "mounts": 0, "podman": 0}
+    for host in ("a", "b"):
+        fleet.until(f"{host} has nothing left", lambda host=host: _look(fleet, host) == nothing)
