@@ -179,8 +179,8 @@ class Metrics:
     ) -> None:
         """Show this from now on, and forget the pools and hosts that are not in it.
 
-        Of a pool's generations the current one is shown. `reconciled_at` is when the loop last
-        went over the whole fleet, in seconds since the epoch.
+        Of a pool's generations the current one is shown. `reconciled_at` is when the slowest
+        pool's worker last showed that it is alive, in seconds since the epoch.
         """
         pools = tuple(pools)
         replicas = tuple(replicas)
@@ -266,7 +266,7 @@ class _Gauges(Collector):
         if (reconciled_at := self.view.reconciled_at) is not None:
             yield GaugeMetricFamily(
                 "poold_last_reconcile_timestamp_seconds",
-                "When the loop last went over the whole fleet.",
+                "When the slowest pool's worker last showed that it is alive.",
                 value=reconciled_at,
             )
         yield from _task_gauge()
@@ -331,6 +331,12 @@ class _Gauges(Collector):
             "Size of the current checkpoint as it travels and rests.",
             "pool",
             ((pool, manifest.packed_bytes) for pool, manifest in manifests.items()),
+        )
+        yield _gauge(
+            "poold_checkpoint_cold_start_seconds",
+            "Seconds that the cold start took of which the current checkpoint was made.",
+            "pool",
+            ((pool, manifest.cold_seconds or None) for pool, manifest in manifests.items()),
         )
         yield _gauge(
             "poold_checkpoint_created_timestamp_seconds",

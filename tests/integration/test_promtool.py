@@ -27,6 +27,8 @@ from poold.model.fleet import (
 RULES = Path(__file__).parents[2] / "config" / "prometheus-rules.yml"
 HELLO, A = PoolName("hello"), HostName("a")
 
+RESTORES = 'poold_replica_start_duration_seconds_bucket{method="restore", outcome="success"'
+
 SCENARIO = f"""\
 rule_files: [{RULES}]
 evaluation_interval: 1m
@@ -43,6 +45,22 @@ tests:
         values: '3 2x20'
       - series: 'poold_restore_fallbacks_total{{job="poold", pool="hello", step="cold"}}'
         values: '0 0 1x20'
+      - series: '{RESTORES}, pool="slow", le="5"}}'
+        values: '0x20'
+      - series: '{RESTORES}, pool="slow", le="10"}}'
+        values: '0x10 1x10'
+      - series: '{RESTORES}, pool="slow", le="+Inf"}}'
+        values: '0x10 1x10'
+      - series: 'poold_checkpoint_cold_start_seconds{{job="poold", pool="slow"}}'
+        values: '4x20'
+      - series: '{RESTORES}, pool="hello", le="5"}}'
+        values: '0x10 1x10'
+      - series: '{RESTORES}, pool="hello", le="+Inf"}}'
+        values: '0x10 1x10'
+      - series: 'poold_checkpoint_cold_start_seconds{{job="poold", pool="hello"}}'
+        values: '7x20'
+      - series: 'poold_checkpoint_duration_seconds_count{{pool="hello", outcome="failure"}}'
+        values: '0x10 1x10'
       - series: 'poold_host_disk_free_bytes{{job="poold", instance="x", host="b"}}'
         values: '100x20'
       - series: 'poold_checkpoint_size_bytes{{job="poold", instance="x", pool="hello"}}'
@@ -92,6 +110,21 @@ tests:
               summary: host b has no room for three more checkpoints
               description: 100B are free; lower keep_generations or add disk.
       - {{alertname: PooldDown, eval_time: 10m}}
+      - {{alertname: PooldRestoreSlow, eval_time: 5m}}
+      - alertname: PooldRestoreSlow
+        eval_time: 15m
+        exp_alerts:
+          - exp_labels: {{severity: warning, pool: slow}}
+            exp_annotations:
+              summary: restoring slow is not faster than starting it cold
+              description: "Compare the phases: poold_replica_start_phase_seconds."
+      - alertname: PooldCheckpointsFail
+        eval_time: 15m
+        exp_alerts:
+          - exp_labels: {{severity: warning, pool: hello}}
+            exp_annotations:
+              summary: pool hello cannot make a checkpoint
+              description: The last good one stays in use. `poold explain hello` has the reason.
 """
 
 
@@ -111,8 +144,9 @@ def full_metrics() -> Metrics:
     """Return metrics in which every series exists."""
     manifest = Manifest(
         pool=HELLO, build=ActionId("b"), fingerprint="f", image="i", image_id="x",
-        archive_sha256="s", archive_bytes=3, packed_sha256="p", packed_bytes=2, engine="podman 5",
-        runtime="runc 1", criu="4", kernel="6", machine="x86_64", cpu_flags=(), created_at=1.0,
+        cold_seconds=7.0, archive_sha256="s", archive_bytes=3, packed_sha256="p", packed_bytes=2,
+        engine="podman 5", runtime="runc 1", criu="4", kernel="6", machine="x86_64",
+        cpu_flags=(), created_at=1.0,
     )  # fmt: skip
     metrics = Metrics(version="0.1.0")
     metrics.observe(

@@ -35,7 +35,7 @@ def generation(pool: PoolName, number: int, *, created_at: float) -> Generation:
         pool=pool, build=ActionId("b"), fingerprint="f", image="i", image_id="x",
         archive_sha256="s", archive_bytes=300_000_000, packed_sha256="p", packed_bytes=70_000_000,
         engine="podman 5", runtime="runc 1", criu="4", kernel="6", machine="x86_64", cpu_flags=(),
-        created_at=created_at,
+        created_at=created_at, cold_seconds=7.0,
     )  # fmt: skip
     return Generation(pool, number, Digest("sha256:0"), manifest, A, created_at)
 
@@ -144,6 +144,7 @@ def test_shows_the_fleet_as_observed() -> None:
     assert value(found, "poold_checkpoint_size_bytes", pool="hello") == 3e8
     assert value(found, "poold_checkpoint_packed_size_bytes", pool="hello") == 7e7
     assert value(found, "poold_checkpoint_created_timestamp_seconds", pool="hello") == 1000
+    assert value(found, "poold_checkpoint_cold_start_seconds", pool="hello") == 7
     assert value(found, "poold_checkpoint_age_seconds", pool="hello") == 60
     assert value(found, "poold_host_up", host="a") == 1
     assert value(found, "poold_host_up", host="b") == 0
