@@ -23,7 +23,6 @@ from poold.model.fleet import ActionId, Host, HostName
 
 DAEMON = "daemon"  # the findings of the daemon's own machine stand under this name
 
-_LONGEST_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), less its end
 _LITTLE_DISK_BYTES = 500_000_000
 _REACH_SECONDS = 10.0
 _EXAMINE_SECONDS = 120.0  # CRIU is tried: a dump and a restore
@@ -95,10 +94,6 @@ def _state_folder(folder: Path) -> Iterator[Finding]:
 
 def _socket(path: Path) -> Iterator[Finding]:
     why = "the command line talks to the daemon through it"
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH_BYTES:
-        what = f"{path} is longer than {_LONGEST_SOCKET_PATH_BYTES} bytes"
-        yield Finding("socket", "error", what, why, "choose a shorter daemon.socket")
-        return
     folder = _nearest(path.parent)
     if path.exists() and not path.is_socket():
         yield Finding("socket", "error", f"{path} is another file", why, "remove it")

@@ -21,11 +21,8 @@ _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 def actor(request: web.Request, route: Route, ports: Ports) -> str:
     """Return who asks ("uid:0", "token", "anyone" on an open route), or refuse."""
-    transport = request.transport
-    peer: socket.socket | None = transport.get_extra_info("socket") if transport else None
-    if peer is not None and peer.family == socket.AF_UNIX:
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        return f"uid:{_UCRED.unpack(credentials)[1]}"
+    if peer := _unix_peer(request):
+        return f"uid:{peer[1]}"
     if route.open:
         return "anyone"
     _check_token(request.headers.get("Authorization", ""), ports.token())
@@ -34,12 +31,20 @@ def actor(request: web.Request, route: Route, ports: Ports) -> str:
 
 def origin(request: web.Request) -> str:
     """Return from where somebody asks: "unix pid:4711" or "tcp 192.0.2.7"."""
+    if peer := _unix_peer(request):
+        return f"unix pid:{peer[0]}"
+    return f"tcp {request.remote or 'unknown'}"
+
+
+def _unix_peer(request: web.Request) -> tuple[int, int] | None:
+    """Return process and user at the other end of a unix socket, None on any other."""
     transport = request.transport
     peer: socket.socket | None = transport.get_extra_info("socket") if transport else None
-    if peer is not None and peer.family == socket.AF_UNIX:
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        return f"unix pid:{_UCRED.unpack(credentials)[0]}"
-    return f"tcp {request.remote or 'unknown'}"
+    if peer is None or peer.family != socket.AF_UNIX:
+        return None
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    process, user, _group = _UCRED.unpack(credentials)
+    return process, user
 
 
 def _check_token(authorization: str, token: str | None) -> None:

@@ -15,12 +15,11 @@ from poold.errors import Permanent, Problem, Refused, Temporary
 # Refusals by the end of their code; whatever is not listed is a bad request.
 _BY_ENDING: tuple[tuple[int, frozenset[str]], ...] = (
     (401, frozenset({"unauthorized"})),
-    (404, frozenset({"unknown", "not-found", "no-route"})),
+    (404, frozenset({"unknown", "no-route"})),
     (405, frozenset({"bad-method"})),
-    (409, frozenset({"taken", "same", "same-host", "foreign", "elsewhere"})),
-    (409, frozenset({"busy", "moving", "not-ready", "conflict"})),
+    (409, frozenset({"taken", "foreign-name", "same-host", "elsewhere"})),
+    (409, frozenset({"moving", "not-ready", "key-reused"})),
     (409, frozenset({"up", "cordoned", "fenced", "configured", "unconfirmed", "incompatible"})),
-    (409, frozenset({"busy", "moving", "not-ready", "conflict", "key-reused"})),
     (409, frozenset({"held", "no-generation", "unknown-application"})),
     (412, frozenset({"changed"})),
     (413, frozenset({"too-large"})),

@@ -14,10 +14,10 @@ from pathlib import Path
 from aiohttp import web
 
 from poold.api.app import PORTS
+from poold.config.values import LONGEST_SOCKET_PATH_BYTES
 from poold.errors import Permanent
 
 _SHUTDOWN_SECONDS = 5.0  # for requests under way; long polls end at once
-_LONGEST_UNIX_PATH_BYTES = 107  # sun_path of unix(7), less its end
 
 
 class Listener:
@@ -87,10 +87,10 @@ async def _serve(app: web.Application, listening: socket.socket, unlink: Path | 
 
 def _bind_unix(path: Path, mode: int) -> socket.socket:
     """Bind beside the path, set the mode, then rename: the path has the right mode from birth."""
-    if len(os.fsencode(path)) > _LONGEST_UNIX_PATH_BYTES:
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH_BYTES:
         raise Permanent(
             "api.socket-path-too-long",
-            f"cannot listen on {path}: longer than {_LONGEST_UNIX_PATH_BYTES} bytes",
+            f"cannot listen on {path}: longer than {LONGEST_SOCKET_PATH_BYTES} bytes",
             hint="choose a shorter path for the socket, such as /run/poold/poold.sock",
         )
     _refuse_if_answered(path)

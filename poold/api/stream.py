@@ -18,6 +18,7 @@ from aiohttp import web
 from poold.api.messages import EventList
 from poold.api.ports import Ports
 from poold.api.views import Answer, Call, Stream
+from poold.api.waiting import unless_stopping
 from poold.errors import Refused
 from poold.model.events import Event
 
@@ -82,8 +83,11 @@ async def follow(
         cursor = found[-1].id if len(found) == BATCH else max(cursor, last)
         if found:
             yield b"".join(map(_encode, found))
-        elif not await _news(ports, cursor, heartbeat_seconds):
-            yield _HEARTBEAT
+        else:
+            waiting = _news(ports, cursor)
+            heard = await unless_stopping(waiting, ports.stopping, seconds=heartbeat_seconds)
+            if not heard and not ports.stopping.is_set():
+                yield _HEARTBEAT
 
 
 def _encode(event: Event) -> bytes:
@@ -91,21 +95,9 @@ def _encode(event: Event) -> bytes:
     return b"id: %d\ndata: %b\n\n" % (event.id, msgspec.json.encode(event))
 
 
-async def _news(ports: Ports, cursor: int, heartbeat_seconds: float) -> bool:
-    """Wait for an event or the daemon's stop; False when a heartbeat is due first."""
-    waiting = asyncio.ensure_future(ports.store.events.wait(cursor))
-    stopping = asyncio.ensure_future(ports.stopping.wait())
-    try:
-        done, _ = await asyncio.wait(
-            {waiting, stopping},
-            timeout=heartbeat_seconds,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        return bool(done)
-    finally:
-        for task in (waiting, stopping):
-            task.cancel()
-        await asyncio.gather(waiting, stopping, return_exceptions=True)
+async def _news(ports: Ports, cursor: int) -> bool:
+    await ports.store.events.wait(cursor)
+    return True
 
 
 async def send(

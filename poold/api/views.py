@@ -34,6 +34,7 @@ from poold.api.messages import (
     ScaleView,
 )
 from poold.api.ports import Ports
+from poold.api.waiting import unless_stopping
 from poold.errors import Refused
 from poold.model.compat import why_not_on
 from poold.model.fleet import Change, ChangeId, Pool, PoolName, PoolStatus, Replica
@@ -321,15 +322,8 @@ async def change(ports: Ports, call: Call) -> Answer:
 
 async def _news(ports: Ports, known: Change, after: int | None, wait_seconds: float) -> Change:
     """Wait, at most `wait_seconds` and not beyond the daemon's stop, for something to tell."""
-    waiting = asyncio.ensure_future(_follow(ports, known, after, wait_seconds))
-    stopping = asyncio.ensure_future(ports.stopping.wait())
-    try:
-        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else known
-    finally:
-        for task in (waiting, stopping):
-            task.cancel()
-        await asyncio.gather(waiting, stopping, return_exceptions=True)
+    news = _follow(ports, known, after, wait_seconds)
+    return await unless_stopping(news, ports.stopping) or known
 
 
 async def _follow(ports: Ports, known: Change, after: int | None, wait_seconds: float) -> Change:

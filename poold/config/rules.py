@@ -14,9 +14,8 @@ from poold.config.lines import Place
 from poold.config.mistake import Mistake, absolute, at, port, positive
 from poold.config.names import NAME_RULE, is_name
 from poold.config.pool_rules import names_in_common, pool_mistakes
-from poold.config.values import Config, DaemonConfig
+from poold.config.values import LONGEST_SOCKET_PATH_BYTES, Config, DaemonConfig
 
-_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the final zero
 _OCTAL_MODE = re.compile(r"0?[0-7]{3}")
 _LISTEN = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\s\[\]]+):(\d{1,5})")
 
@@ -38,8 +37,8 @@ def _daemon(daemon: DaemonConfig, place: Place) -> Iterator[Mistake]:
     for key in ("state_dir", "socket", "token_file"):
         if (path := getattr(daemon, key)) is not None:
             yield from absolute(path, (*place, key))
-    if len(daemon.socket.encode()) > _SOCKET_PATH_BYTES:
-        message = f"cannot be longer than {_SOCKET_PATH_BYTES} bytes, the kernel's limit"
+    if len(daemon.socket.encode()) > LONGEST_SOCKET_PATH_BYTES:
+        message = f"cannot be longer than {LONGEST_SOCKET_PATH_BYTES} bytes, the kernel's limit"
         yield at((*place, "socket"), message=message)
     if not _OCTAL_MODE.fullmatch(daemon.socket_mode):
         message = f'cannot be {daemon.socket_mode!r}: an octal mode such as "0660" is needed'

@@ -8,6 +8,8 @@ from typing import Literal
 
 from poold.model.fleet import Host, HostName, Pool, PoolName
 
+LONGEST_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the final zero
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 

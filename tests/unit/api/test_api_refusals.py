@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 
 import pytest
 
+import poold
 from poold.api import problems
 from poold.errors import Permanent, Refused, Temporary
 
@@ -119,7 +122,7 @@ async def test_a_bug_is_not_shown_to_the_caller(call, fleet, caplog):
     [
         (Refused("pool.unknown", "cannot"), 404),
         (Refused("replica.name-taken", "cannot"), 409),
-        (Refused("container.foreign", "cannot"), 409),
+        (Refused("replica.foreign-name", "cannot"), 409),
         (Refused("move.same-host", "cannot"), 409),
         (Refused("move.not-ready", "cannot"), 409),
         (Refused("replica.elsewhere", "cannot"), 409),
@@ -137,6 +140,16 @@ async def test_a_bug_is_not_shown_to_the_caller(call, fleet, caplog):
 def test_statuses_follow_kind_and_code(problem, status):
     """The kind decides whose fault it is, the end of a refusal's code which refusal."""
     assert problems.status_of(problem) == status
+
+
+def test_the_table_of_statuses_names_only_what_is_raised():
+    """Each ending is one of a code that some module refuses with, and stands there once."""
+    raised = set()
+    for module in Path(poold.__file__).parent.rglob("*.py"):
+        raised |= set(re.findall(r'Refused\(\s*"([a-z.-]+)"', module.read_text()))
+    listed = [ending for _, endings in problems._BY_ENDING for ending in endings]
+    assert len(listed) == len(set(listed))
+    assert [one for one in listed if not any(code.endswith(one) for code in raised)] == []
 
 
 @pytest.mark.parametrize(("retry", "header"), [(None, "1"), (0.2, "1"), (7.1, "8")])
