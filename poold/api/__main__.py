@@ -3,7 +3,7 @@
 For tests of programs that ask poold, and for trying the command line without hosts. It serves until
 SIGTERM. POOLD_MEMORY_TOKEN is the token for TCP; POOLD_MEMORY_FLEET makes it misbehave:
 with "fail" changes fail, with "hang" they never end, with "broken" the fleet cannot be asked, with
-"unreachable" no host can.
+"unreachable" no host can, with "colours" replicas print control characters.
 """
 
 from __future__ import annotations

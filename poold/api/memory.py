@@ -279,6 +279,8 @@ class MemoryFleet:
         """Invent output."""
         if self.misbehaviour == "unreachable":
             raise Temporary("host.unreachable", f"cannot reach the host of {replica}")
+        if self.misbehaviour == "colours":
+            return (f"\x1b[31m{replica}\tred\x1b[0m",)
         return tuple(f"{replica} line {number}" for number in range(1, 4))[-tail:]
 
     def wished(

@@ -139,4 +139,4 @@ def _say(change: Change, *, as_json: bool) -> None:
     if as_json:
         print_json(change)
     else:
-        print(change.progress)
+        print(printable(change.progress))

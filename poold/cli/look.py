@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -50,11 +51,12 @@ def status(session: Session, as_json: bool) -> None:
     print(f"\n{up} of {len(hosts)} hosts up")
     for host in hosts:
         if host.state != "up":
-            print(f"  {host.name} is {host.state}: {host.reason or 'no reason known'}")
+            print(printable(f"  {host.name} is {host.state}: {host.reason or 'no reason known'}"))
         if host.closed:
-            print(f"  {host.closed}")
+            print(f"  {printable(host.closed)}")
     for change in pending:
-        print(f"change {change.id}: {_wish(change)}: {change.progress or 'waiting for its turn'}")
+        progress = printable(change.progress) or "waiting for its turn"
+        print(f"change {change.id}: {printable(_wish(change))}: {progress}")
 
 
 @click.command(epilog=examples("poold ps", "poold ps hello", "poold ps --json"))
@@ -170,13 +172,14 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
 )
 @options.question
 def logs(session: Session, replica: str, tail: int, as_json: bool) -> None:
-    """Print the last lines of a replica's output."""
+    """Print the last lines of a replica's output; on a terminal without its control characters."""
     lines = session.client().logs(replica, tail)
     if as_json:
         print_json({"lines": lines})
         return
+    shown = sys.stdout.isatty()
     for line in lines:
-        print(line)
+        print(printable(line.expandtabs()) if shown else line)
 
 
 @click.command(

@@ -305,6 +305,8 @@ def test_control_characters_do_not_reach_the_terminal(poold, daemon):
     """Text that came from elsewhere cannot colour or move the terminal's cursor."""
     daemon.fleet.misbehaviour = "hang"
     poold("scale", "hello", "1")
+    daemon.do(daemon.fleet.tell, 1, "red \x1b[31m light")
+    assert "red ?[31m light" in poold("status").out
     problem = Permanent("x.y", "cannot \x1b[31m do", detail="a\x07b")
     daemon.do(daemon.fleet.fail, 1, problem)
     for ran in (poold("changes"), poold("changes", "1"), poold("changes", "1", "--wait")):

@@ -112,6 +112,20 @@ def test_colours_are_for_terminals_that_want_them(program):
     assert "\x1b[" not in shown
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_replicas_output_cannot_drive_the_terminal(program, daemon, terminal):
+    """Control characters of a log do not reach a terminal; a pipe gets the log as it is."""
+    program("scale", "hello", "1", "--wait").communicate(timeout=30)
+    daemon.fleet.misbehaviour = "colours"
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    asked = program("logs", "hello1", stdout=theirs)
+    os.close(theirs)
+    shown = _read_all(ours).strip()
+    asked.communicate(timeout=30)
+    os.close(ours)
+    assert shown == ("?[31mhello1     red?[0m" if terminal else "\x1b[31mhello1\tred\x1b[0m")
+
+
 def test_a_traceback_only_where_it_is_asked_for(program, monkeypatch, tmp_path):
     """POOLD_DEBUG=1 shows where a problem was raised."""
     arguments = ("--socket", str(tmp_path / "nobody"), "ps")
