@@ -39,11 +39,15 @@ class Client:
     """The API as functions. Every call but `follow` ends within its deadline, once connected.
 
     A wish whose answer was lost is sent again with its key for `patience_seconds`: it is accepted
-    once, however often it arrives.
+    once, however often it arrives. `key` takes the place of a random one, so that another process
+    can repeat the wish; with `if_revision` it is refused (pool.changed, host.changed) unless what
+    it is about is at that revision.
     """
 
     where: Where = field(default_factory=Where)
     patience_seconds: float = 20.0
+    key: str = ""
+    if_revision: int | None = None
 
     # -- questions --------------------------------------------------------------------------------
 
@@ -58,6 +62,15 @@ class Client:
     def replicas(self, pool: str | None = None) -> tuple[Replica, ...]:
         """Return all replicas, or a pool's."""
         return self._list(_path("/v1/replicas", pool=pool), "replicas", Replica)
+
+    def revisions(self, pool: str | None = None) -> tuple[tuple[Replica, ...], dict[str, int]]:
+        """Return replicas, and the revisions of their pools' wishes in the very same moment."""
+        answer = self.get(_path("/v1/replicas", pool=pool), dict[str, Any])
+        try:
+            found = msgspec.convert(answer.get("replicas"), tuple[Replica, ...])
+            return found, msgspec.convert(answer.get("revisions", {}), dict[str, int])
+        except msgspec.ValidationError as error:
+            raise _other_version(error) from error
 
     def hosts(self) -> tuple[HostStatus, ...]:
         """Return how each host is."""
@@ -235,7 +248,10 @@ class Client:
 
     def _wish(self, method: str, path: str, wish: dict[str, Any] | None) -> Change:
         body = b"" if wish is None else msgspec.json.encode(wish)
-        request = exchange.request(self.where, method, path, body, os.urandom(16).hex())
+        key = self.key or os.urandom(16).hex()
+        request = exchange.request(
+            self.where, method, path, body, key=key, if_revision=self.if_revision
+        )
         connection = exchange.connect(self.where, _ANSWER_SECONDS)  # no daemon: nothing was lost
         try:
             return _decode(

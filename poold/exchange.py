@@ -40,7 +40,15 @@ def is_unreachable(problem: Problem) -> bool:
     return problem.code == "daemon.unreachable"
 
 
-def request(where: Where, method: str, path: str, body: bytes = b"", key: str = "") -> bytes:
+def request(
+    where: Where,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    key: str = "",
+    if_revision: int | None = None,
+) -> bytes:
     """Return the request as it is sent; reads the token where one is needed."""
     url = _parts(where.url) if where.url else urlsplit("")
     headers = {"Host": url.netloc or "poold", "Accept": "application/json"}
@@ -51,6 +59,8 @@ def request(where: Where, method: str, path: str, body: bytes = b"", key: str = 
         headers["Content-Length"] = str(len(body))
     if key:
         headers["Idempotency-Key"] = key
+    if if_revision is not None:
+        headers["If-Match"] = f'"{if_revision}"'
     base = url.path.rstrip("/")
     lines = [f"{method} {base}{path} HTTP/1.0", *(f"{k}: {v}" for k, v in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

@@ -265,6 +265,7 @@ class MemoryFleet:
             pool=pool,
             at=time.time(),
             sentence=status.sentence,
+            revision=self.calls.revision(pool),
             waits_for=waits,
             because=because,
             events=self.events.newest(pool=pool, limit=5),

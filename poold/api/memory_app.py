@@ -8,7 +8,7 @@ from poold.api.app import build_app
 from poold.api.memory import MemoryFleet
 from poold.api.memory_hosts import MemoryHosts
 from poold.api.memory_rollout import MemoryRollout
-from poold.api.ports import ControlPort, StorePort
+from poold.api.ports import ControlPort, HostControlPort, RolloutPort, StorePort
 
 
 def app_over(
@@ -17,12 +17,14 @@ def app_over(
     token: str | None = None,
     control: ControlPort | None = None,
     store: StorePort | None = None,
+    host_control: HostControlPort | None = None,
+    rollout: RolloutPort | None = None,
 ) -> web.Application:
-    """Put the API together over a fleet in memory, with another control or store if given."""
+    """Put the API together over a fleet in memory, with other parts where they are given."""
     return build_app(
         control=control or fleet,
-        host_control=MemoryHosts(fleet),
-        rollout=MemoryRollout(fleet),
+        rollout=rollout or MemoryRollout(fleet),
+        host_control=host_control or MemoryHosts(fleet),
         store=store or fleet,
         world=fleet,
         config=lambda: fleet.config,

@@ -66,5 +66,6 @@ class MemoryHosts:
 
     def _accept(self, kind: ChangeKind, host: str, actor: str, reason: str) -> Change:
         change = self.fleet.settled(kind, {"host": host}, actor, reason)
+        self.fleet.calls.host_revisions[host] = change.id
         self.fleet.tell(change.id, f"{kind}: {host}")
         return self.fleet.change(change.id) or change

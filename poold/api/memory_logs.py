@@ -71,6 +71,7 @@ class MemoryCalls:
     pool_of_replica: Callable[[str], str | None]
     clock: Callable[[], float] = time.time
     revisions: dict[str, int] = field(default_factory=dict)
+    host_revisions: dict[str, int] = field(default_factory=dict)
     _calls: list[AcceptedCall] = field(default_factory=list)
     _keys: dict[tuple[str, str], tuple[float, Remembered]] = field(default_factory=dict)
 
@@ -110,6 +111,10 @@ class MemoryCalls:
     def revision(self, pool: str) -> int:
         """Return a number that rises with everything wished of a pool."""
         return self.revisions.get(pool, 0)
+
+    def host_revision(self, host: str) -> int:
+        """Return a number that rises with everything said of a host."""
+        return self.host_revisions.get(host, 0)
 
     def pool_of(self, replica: str) -> str | None:
         """Return the pool that wishes for a replica."""

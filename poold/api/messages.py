@@ -172,6 +172,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     keep_bytes: int | None
     held: int | None
     roll: RollStatus | None
+    revision: int  # of what is wished; the ETag has it too
     replicas: tuple[Replica, ...]
 
 
@@ -183,6 +184,7 @@ class ScaleView(Struct, frozen=True, kw_only=True):
     ready: int
     min: int
     max: int
+    revision: int  # of what is wished; the ETag has it too
 
 
 class PoolList(Struct, frozen=True):
@@ -192,9 +194,10 @@ class PoolList(Struct, frozen=True):
 
 
 class ReplicaList(Struct, frozen=True):
-    """Replicas, by name."""
+    """Replicas, by name; and of each pool with one the revision of what is wished."""
 
     replicas: tuple[Replica, ...]
+    revisions: dict[PoolName, int] = {}
 
 
 class HostList(Struct, frozen=True):

@@ -14,9 +14,10 @@ from typing import Any
 
 import msgspec
 
+from poold.api import revision
 from poold.api.ports import Ports
 from poold.api.routes import IDEMPOTENCY_KEY, IF_MATCH, Route
-from poold.api.views import Answer, Call, accepted, etag
+from poold.api.views import Answer, Call, accepted
 from poold.errors import Refused
 from poold.model.fleet import Change, ChangeId
 from poold.store.calls import Remembered
@@ -51,8 +52,10 @@ def _accept(ports: Ports, route: Route, call: Call, path: str) -> Answer:
                 f"cannot accept this with {IDEMPOTENCY_KEY} {key}: another request had that key",
                 hint="a new request needs a new key; a repeated one must be repeated as it was",
             )
-        return _again(ports, known)
-    _check_revision(ports, call)
+        return _again(ports, known, call)
+    wished = revision.of_path(ports, call.path)
+    if wished is not None and IF_MATCH in call.headers:
+        wished.check(call.headers[IF_MATCH])
     answer = _at_once(route.view(ports, call))
     change = answer.value if isinstance(answer.value, Change) else None
     pool = change.pool if change else call.path.get("pool", "")
@@ -72,7 +75,7 @@ def _accept(ports: Ports, route: Route, call: Call, path: str) -> Answer:
             body="" if change else msgspec.json.encode(answer.value).decode(),
         ),
     )
-    return replace(answer, etag=etag(ports, pool)) if pool else answer
+    return _tagged(ports, answer, call, pool)
 
 
 def _at_once(view: Coroutine[Any, Any, Any]) -> Answer:
@@ -86,7 +89,13 @@ def _at_once(view: Coroutine[Any, Any, Any]) -> Answer:
     raise RuntimeError("a changing view must not wait: it writes a wish, the loop does the rest")
 
 
-def _again(ports: Ports, known: Remembered) -> Answer:
+def _tagged(ports: Ports, answer: Answer, call: Call, pool: str) -> Answer:
+    """Say at which revision it is now; a removed replica's path does not lead to it any more."""
+    now = revision.of_pool(ports, pool) if pool else revision.of_path(ports, call.path)
+    return replace(answer, etag=now.tag) if now is not None else answer
+
+
+def _again(ports: Ports, known: Remembered, call: Call) -> Answer:
     """Answer a repeated call: its change as it is now, whatever became of it."""
     if known.change is None:
         return Answer(known.body.encode(), status=known.status)
@@ -95,7 +104,7 @@ def _again(ports: Ports, known: Remembered) -> Answer:
         raise Refused(
             "change.unknown", f"cannot find change {known.change}, which this call had made"
         )
-    return replace(accepted(change), etag=etag(ports, change.pool))
+    return _tagged(ports, accepted(change), call, change.pool)
 
 
 def _key(text: str | None) -> str | None:
@@ -121,28 +130,3 @@ def _request(call: Call) -> dict[str, object]:
     body = msgspec.to_builtins(call.body) if call.body is not None else {}
     fields: dict[str, object] = {**call.query, **body}
     return {name: value for name, value in fields.items() if value not in (None, "")}
-
-
-def _check_revision(ports: Ports, call: Call) -> None:
-    asked = call.headers.get(IF_MATCH)
-    if asked is None:
-        return
-    pool = call.path.get("pool")
-    if pool is None and "replica" in call.path:
-        pool = ports.store.calls.pool_of(call.path["replica"])
-        if pool is None:
-            return  # no such replica: the view says so
-    if pool is None:
-        raise Refused(
-            "request.bad-header",
-            f"cannot check {IF_MATCH} here: only wishes of a pool have a revision",
-            hint="leave the header out",
-        )
-    now = etag(ports, pool)
-    offered = [tag.strip() for tag in asked.split(",")]
-    if "*" not in offered and now not in offered:
-        raise Refused(
-            "pool.changed",
-            f"cannot accept this: what is wished of {pool} has changed, it is {now} now",
-            hint=f"look again (GET /v1/pools/{pool}/scale) and decide anew",
-        )

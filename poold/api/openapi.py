@@ -21,7 +21,10 @@ _DESCRIPTIONS = {
     202: "Accepted and kept; Location names the change, which can be waited for.",
 }
 _LOCATION = {"description": "The change's path.", "schema": {"type": "string"}}
-_ETAG = {"description": "The revision of the pool's wish.", "schema": {"type": "string"}}
+_ETAG = {
+    "description": "The revision of what is wished of the pool or said of the host.",
+    "schema": {"type": "string"},
+}
 _RETRY_AFTER = {"description": "Seconds.", "schema": {"type": "integer"}}
 
 

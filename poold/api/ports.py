@@ -152,6 +152,9 @@ class CallsPort(Protocol):
     def revision(self, pool: str) -> int:
         """Return a number that rises with everything wished of a pool."""
 
+    def host_revision(self, host: str) -> int:
+        """Return a number that rises with everything said of a host."""
+
     def pool_of(self, replica: str) -> str | None:
         """Return the pool that wishes for a replica."""
 

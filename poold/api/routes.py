@@ -12,7 +12,7 @@ from poold.api import messages, stream, views
 from poold.api.ports import Ports
 from poold.api.views import Answer, Call, Stream
 from poold.model.events import Event, Explanation
-from poold.model.fleet import Change, Replica
+from poold.model.fleet import Change, HostStatus, Replica
 
 View = Callable[[Ports, Call], Coroutine[Any, Any, Answer | Stream]]
 Method = Literal["GET", "PUT", "POST", "DELETE"]
@@ -62,7 +62,7 @@ class Route:
         if self.changes_something:
             return {
                 IDEMPOTENCY_KEY: "The same key and request within a day: the same change again.",
-                IF_MATCH: "The ETag of the pool's wish; another one by now is refused with 412.",
+                IF_MATCH: "The ETag of the pool or host; another one by now is refused with 412.",
             }
         if self.streams is not None:
             return {stream.LAST_EVENT_ID: "Go on after this event; goes before `after`."}
@@ -161,6 +161,10 @@ ROUTES: tuple[Route, ...] = (
         refusals=(404, 409),
     ),
     Route("GET", "/v1/hosts", views.hosts, "All hosts", {200: messages.HostList}),
+    Route(
+        "GET", "/v1/hosts/{host}", views.host, "One host", {200: HostStatus}, refusals=(404,),
+        tagged=True,
+    ),
     Route(
         "GET", "/v1/changes", views.changes, "Changes, the newest first",
         {200: messages.ChangeList},

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from poold import __version__
+from poold.api import revision
 from poold.api.messages import (
     CallList,
     ChangeList,
@@ -37,7 +38,7 @@ from poold.api.ports import Ports
 from poold.api.waiting import unless_stopping
 from poold.errors import Refused
 from poold.model.compat import why_not_on
-from poold.model.fleet import Change, ChangeId, Pool, PoolName, PoolStatus, Replica
+from poold.model.fleet import Change, ChangeId, HostStatus, Pool, PoolName, PoolStatus, Replica
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,20 @@ async def doctor(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
 
 async def pools(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
     """List the pools."""
-    return Answer(PoolList(ports.world.pools()))
+    return Answer(
+        PoolList(
+            tuple(
+                replace(status, revision=revision.of_pool(ports, status.name).number)
+                for status in ports.world.pools()
+            )
+        )
+    )
 
 
 async def pool(ports: Ports, call: Call) -> Answer:
     """Show one pool with its replicas."""
     configured, status = _pool(ports, call.path["pool"])
+    now = revision.of_pool(ports, configured.name)
     return Answer(
         PoolView(
             name=configured.name,
@@ -113,15 +122,17 @@ async def pool(ports: Ports, call: Call) -> Answer:
             keep_bytes=configured.keep_bytes,
             held=status.held,
             roll=status.roll,
+            revision=now.number,
             replicas=ports.world.replicas(configured.name),
         ),
-        etag=etag(ports, configured.name),
+        etag=now.tag,
     )
 
 
 async def scale(ports: Ports, call: Call) -> Answer:
     """Show how many replicas are wished, ready and allowed."""
     configured, status = _pool(ports, call.path["pool"])
+    now = revision.of_pool(ports, configured.name)
     return Answer(
         ScaleView(
             pool=configured.name,
@@ -129,8 +140,9 @@ async def scale(ports: Ports, call: Call) -> Answer:
             ready=status.ready,
             min=configured.min,
             max=configured.max,
+            revision=now.number,
         ),
-        etag=etag(ports, configured.name),
+        etag=now.tag,
     )
 
 
@@ -212,7 +224,10 @@ async def replicas(ports: Ports, call: Call) -> Answer:
     wanted = call.query["pool"]
     if wanted is not None:
         _pool(ports, wanted)
-    return Answer(ReplicaList(ports.world.replicas(wanted)))
+    found = ports.world.replicas(wanted)
+    named = {one.pool for one in found} | ({PoolName(wanted)} if wanted is not None else set())
+    revisions = {pool: revision.of_pool(ports, pool).number for pool in sorted(named)}
+    return Answer(ReplicaList(found, revisions))
 
 
 async def replica(ports: Ports, call: Call) -> Answer:
@@ -245,7 +260,24 @@ async def logs(ports: Ports, call: Call) -> Answer:
 
 async def hosts(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
     """List the hosts and how they are."""
-    return Answer(HostList(ports.world.hosts()))
+    return Answer(HostList(tuple(_revised(ports, host) for host in ports.world.hosts())))
+
+
+async def host(ports: Ports, call: Call) -> Answer:
+    """Show one host."""
+    name = call.path["host"]
+    for found in ports.world.hosts():
+        if found.name == name:
+            return Answer(_revised(ports, found), etag=revision.of_host(ports, name).tag)
+    raise Refused(
+        "host.unknown",
+        f"cannot find host {name}",
+        hint="poold hosts lists the hosts (GET /v1/hosts)",
+    )
+
+
+def _revised(ports: Ports, host: HostStatus) -> HostStatus:
+    return replace(host, revision=revision.of_host(ports, host.name).number)
 
 
 async def cordon(ports: Ports, call: Call) -> Answer:
@@ -349,11 +381,6 @@ async def explain(ports: Ports, call: Call) -> Answer:
     """Say why a pool is as it is and what it waits for."""
     configured, _ = _pool(ports, call.path["pool"])
     return Answer(ports.explain(configured.name))
-
-
-def etag(ports: Ports, pool: str) -> str:
-    """Return the tag of what is wished of a pool; other news of the pool does not change it."""
-    return f'"{ports.store.calls.revision(pool)}"'
 
 
 def accepted(change: Change) -> Answer:

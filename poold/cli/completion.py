@@ -29,7 +29,7 @@ def _names(path: str, key: str, describe: Callable[[dict[str, Any]], str]) -> Ca
     ) -> list[CompletionItem]:
         try:
             client = context.ensure_object(Session).client()
-            answer = client.get(path, dict[str, list[dict[str, Any]]], seconds=_ANSWER_SECONDS)
+            answer = client.get(path, dict[str, Any], seconds=_ANSWER_SECONDS)
         except Problem:
             return []
         return list(_matching(answer.get(key, []), incomplete, describe))

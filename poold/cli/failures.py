@@ -11,7 +11,7 @@ import sys
 
 from poold.errors import Problem, Refused
 
-DONE, FAILED, REFUSED, UNREACHABLE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, FAILED, REFUSED, UNREACHABLE, TIMED_OUT, CHANGED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 EXIT_CODES = (
     (DONE, "done"),
@@ -19,6 +19,7 @@ EXIT_CODES = (
     (REFUSED, "wrong usage, or refused: nothing was done"),
     (UNREACHABLE, "the daemon cannot be reached"),
     (TIMED_OUT, "--timeout is over; the change goes on"),
+    (CHANGED, "--if-revision: something else was wished meanwhile; nothing was done"),
     (INTERRUPTED, "interrupted; an accepted change goes on"),
 )
 _EVIDENCE_LINES = 20
@@ -30,6 +31,8 @@ def exit_code(problem: Problem) -> int:
         return UNREACHABLE
     if problem.code == "wait.timed-out":
         return TIMED_OUT
+    if problem.code in {"pool.changed", "host.changed"}:
+        return CHANGED
     return REFUSED if isinstance(problem, Refused) else FAILED
 
 

@@ -46,6 +46,7 @@ def show(session: Session, host: str, as_json: bool) -> None:
         ("host", found.name),
         ("state", found.state),
         ("mark", found.mark),
+        ("revision", str(found.revision)),
         ("note", "; ".join(text for text in (found.reason, found.closed) if text)),
         ("seen", f"{seen} ago" if seen else ""),
         ("free", f"disk {disk or 'unknown'}, memory {memory or 'unknown'}"),
@@ -67,6 +68,7 @@ def show(session: Session, host: str, as_json: bool) -> None:
 @_HOST
 @click.option("--pool", default="", shell_complete=completion.pools, help="Only of this pool.")
 @_REASON
+@options.changing
 @options.question
 def pardon(session: Session, host: str, pool: str, reason: str, as_json: bool) -> None:
     """Let generations that are quarantined on HOST be tried there again at once."""
@@ -76,6 +78,7 @@ def pardon(session: Session, host: str, pool: str, reason: str, as_json: bool) -
 @host.command(epilog=examples("poold host cordon b --reason 'new kernel'"))
 @_HOST
 @_REASON
+@options.changing
 @options.question
 def cordon(session: Session, host: str, reason: str, as_json: bool) -> None:
     """Place nothing new on HOST; what runs there stays."""
@@ -85,6 +88,7 @@ def cordon(session: Session, host: str, reason: str, as_json: bool) -> None:
 @host.command(epilog=examples("poold host uncordon b"))
 @_HOST
 @_REASON
+@options.changing
 @options.question
 def uncordon(session: Session, host: str, reason: str, as_json: bool) -> None:
     """Place replicas on HOST again, be it cordoned or fenced.
@@ -98,6 +102,7 @@ def uncordon(session: Session, host: str, reason: str, as_json: bool) -> None:
 @_HOST
 @_YES
 @_REASON
+@options.changing
 @options.question
 def fence(session: Session, host: str, confirmed: bool, reason: str, as_json: bool) -> None:
     """Take it that HOST, which is out of reach, is dead: its replicas come up elsewhere.
@@ -116,6 +121,7 @@ def fence(session: Session, host: str, confirmed: bool, reason: str, as_json: bo
 @_HOST
 @_YES
 @_REASON
+@options.changing
 @options.question
 def remove(session: Session, host: str, confirmed: bool, reason: str, as_json: bool) -> None:
     """Forget HOST, which left the configuration: its replicas come up elsewhere.

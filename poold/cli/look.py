@@ -64,9 +64,9 @@ def status(session: Session, as_json: bool) -> None:
 @options.question
 def ps(session: Session, pool: str | None, as_json: bool) -> None:
     """List replicas, of one pool where it is given."""
-    replicas = session.client().replicas(pool)
+    replicas, revisions = session.client().revisions(pool)
     if as_json:
-        print_json({"replicas": replicas})
+        print_json({"replicas": replicas, "revisions": revisions})
         return
     print_replicas(replicas)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,13 +16,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_TIMEOUT_SECONDS = 900.0
 
 
+def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    if value is not None and parameter.name is not None:
+        setattr(context.ensure_object(Session), parameter.name, value)
+
+
 def connection_options(*, hidden: bool) -> Callable[[F], F]:
     """Let a command take where the daemon is; hidden at commands, where they work as well."""
-
-    def remember(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-        if value is not None and parameter.name is not None:
-            setattr(context.ensure_object(Session), parameter.name, value)
-
     texts = (
         ("--socket", "PATH", "The daemon's socket (POOLD_SOCKET; /run/poold/poold.sock)."),
         ("--url", "URL", "The daemon over TCP, as in http://host:8080 (POOLD_URL)."),
@@ -37,7 +38,7 @@ def connection_options(*, hidden: bool) -> Callable[[F], F]:
                 help=text,
                 hidden=hidden,
                 expose_value=False,
-                callback=remember,
+                callback=_remember,
                 type=click.Path() if metavar != "URL" else str,
             )(function)
         return function
@@ -76,12 +77,46 @@ def wait_options(function: F) -> F:
     return waits(timeout(function))
 
 
+class _Key(click.ParamType[str]):
+    """What can stand in a header, and in the daemon's memory of keys."""
+
+    name = "KEY"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        text = str(value)
+        if not re.fullmatch(r"[!-~]{1,200}", text):
+            self.fail(f"{text!r} is no key: 1 to 200 characters of ASCII, no spaces", param, ctx)
+        return text
+
+
+def changing(function: F) -> F:
+    """Mark a command that changes something: --if-revision and --key, which its client sends."""
+    revision = click.option(
+        "--if-revision",
+        metavar="N",
+        type=click.IntRange(min=0),
+        expose_value=False,
+        callback=_remember,
+        help="Only if nothing was wished since revision N (explain, ps and host show with --json).",
+    )
+    key = click.option(
+        "--key",
+        type=_Key(),
+        expose_value=False,
+        callback=_remember,
+        help="The same KEY and command within a day are one wish, however often it is made.",
+    )
+    return revision(key(function))
+
+
 def wish(function: F) -> F:
-    """Mark a command that wishes: beside a question's options --wait, --timeout and --reason."""
+    """Mark a command that wishes: changing, and beside a question's options --wait and --reason."""
     reason = click.option(
         "--reason", default="", metavar="TEXT", help="Why, for who reads the change later."
     )
-    return question(wait_options(reason(function)))
+    return question(wait_options(reason(changing(function))))
 
 
 def pool_argument(*, required: bool = True) -> Callable[[F], F]:

@@ -28,13 +28,15 @@ class Session:
     url: str | None = None
     token_file: str | None = None
     config: str | None = None
+    key: str | None = None
+    if_revision: int | None = None
     default_config: str = DEFAULT_CONFIG
     default_socket: str = DEFAULT_SOCKET
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     def client(self) -> Client:
         """Return a client for the daemon that is meant; connects to nothing."""
-        return Client(self.where())
+        return Client(self.where(), key=self.key or "", if_revision=self.if_revision)
 
     def where(self) -> Where:
         """Resolve: what was typed goes before the environment, that before the default."""

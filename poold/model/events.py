@@ -93,6 +93,7 @@ class Explanation:
     pool: str
     at: float
     sentence: str
+    revision: int = 0  # of what is wished: rises with every wish
     waits_for: tuple[str, ...] = ()
     because: tuple[Because, ...] = ()
     events: tuple[Event, ...] = ()  # the newest, oldest first

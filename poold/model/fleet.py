@@ -230,6 +230,7 @@ class HostStatus:
     reason: str = ""
     mark: Literal["", "cordoned", "fenced"] = ""  # what an operator said of it
     closed: str = ""  # why no new replica is placed there
+    revision: int = 0  # of what was said of it, where the API shows it
     quarantine: tuple[Quarantine, ...] = ()  # generations that are not tried there for a while
 
 
@@ -256,3 +257,4 @@ class PoolStatus:
     sentence: str  # "hello 1/3: thawing hello2, hello3"
     held: Optional[int] = None  # the generation that it is held at, whatever the configuration says
     roll: Optional[RollStatus] = None
+    revision: int = 0  # of what is wished, where the API shows it: rises with every wish

@@ -42,6 +42,7 @@ def explain(
         pool=snapshot.name,
         at=now,
         sentence=decided.sentence,
+        revision=revision,
         waits_for=tuple(_waits_for(snapshot, decided, because)),
         because=because,
         events=events,

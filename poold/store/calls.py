@@ -97,6 +97,14 @@ class Calls:
         row = self._database.row("revision_get", pool=pool)
         return int(row["number"]) if row else 0
 
+    def host_revision(self, host: str) -> int:
+        """Return a number that rises with everything said of a host.
+
+        0 before the first; and again when that is so long ago that its change is forgotten.
+        """
+        row = self._database.row("host_revision_get", host=host)
+        return int(row["id"]) if row else 0
+
     def pool_of(self, replica: str) -> str | None:
         """Return the pool that wishes for a replica."""
         row = self._database.row("wish_get", name=replica)

@@ -278,6 +278,10 @@ WHERE key IS NOT NULL AND at <= :oldest;
 -- name: calls_prune
 DELETE FROM calls WHERE id <= (SELECT max(id) FROM calls) - :keep;
 
+-- name: host_revision_get
+SELECT id FROM changes WHERE pool = '' AND json_extract(wish, '$.host') = :host
+ORDER BY id DESC LIMIT 1;
+
 -- name: revision_get
 SELECT number FROM revisions WHERE pool = :pool;
 

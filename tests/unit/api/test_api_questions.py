@@ -45,7 +45,8 @@ async def test_a_pool_shows_configuration_and_replicas_but_no_environment(call, 
 async def test_scale_can_be_read(call, settled):
     """The scale of a pool is what is wished, ready and allowed."""
     reply = await call("GET", "/v1/pools/hello/scale")
-    assert reply.json == {"pool": "hello", "desired": 2, "ready": 2, "min": 0, "max": 8}
+    shown = {"pool": "hello", "desired": 2, "ready": 2, "min": 0, "max": 8, "revision": 2}
+    assert reply.json == shown
 
 
 async def test_generations_are_listed(call, settled):

@@ -303,7 +303,7 @@ def test_help_documents_exit_codes_and_examples(poold):
 
 def test_control_characters_do_not_reach_the_terminal(poold, daemon):
     """Text that came from elsewhere cannot colour or move the terminal's cursor."""
-    daemon.fleet.misbehaviour = "hang"
+    daemon.fleet.pace_seconds = None
     poold("scale", "hello", "1")
     daemon.do(daemon.fleet.tell, 1, "red \x1b[31m light")
     assert "red ?[31m light" in poold("status").out
