@@ -134,13 +134,14 @@ class Store:
         done: bool = False,
     ) -> Change:
         """Record an accepted wish; `done` where there is nothing to do for it."""
+        about = pool or wish.get("host") or wish.get("file")
         with self.transaction():
             change = self._changes.add(
                 pool=pool, kind=kind, wish=wish, actor=actor, reason=reason, done=done
             )
             self.events.add(
                 "change.accepted",
-                f"{kind} of {pool} is accepted as change {change.id}, wished by {actor}"
+                f"{kind} of {about} is accepted as change {change.id}, wished by {actor}"
                 + (f": {reason}" if reason else ""),
                 pool=pool,
                 change=change.id,

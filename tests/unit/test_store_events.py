@@ -108,6 +108,15 @@ def test_accepted_and_ended_changes_are_events(store):
     assert told[1].data["problem"] == {"message": "cannot"}
 
 
+def test_a_change_of_no_pool_is_told_with_what_it_is_about(store):
+    """A cordon names its host, a reload its file."""
+    for kind, wish in (("cordon", {"host": "b"}), ("reload", {"file": "/etc/p.toml"})):
+        store.accept(pool="", kind=kind, wish=wish, actor="uid:0", reason="")
+    texts = [event.text for event in store.events.newest(limit=2)]
+    assert texts[0].startswith("cordon of b is accepted")
+    assert texts[1].startswith("reload of /etc/p.toml is accepted")
+
+
 def test_a_key_is_found_for_a_day_across_restarts(tmp_path, store, clock):
     """A key of this actor is known a day long, also in the daemon's next life, then free again."""
     call(store.calls, "k", change=7)
