@@ -70,10 +70,11 @@ class Database:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(self._path, isolation_level=None, timeout=5.0)
             try:
+                _refuse_newer(connection, self._path)  # before anything of the file is changed
                 connection.row_factory = sqlite3.Row
                 for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                     connection.execute(f"PRAGMA {pragma}")
-                _migrate(connection, self._path)
+                _migrate(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -165,17 +166,21 @@ def migrations() -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    steps = migrations()
+def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > steps[-1][0]:
+    known = migrations()[-1][0]
+    if version > known:
         raise Refused(
             "store.newer-schema",
             f"cannot use {path}: it was written by a newer poold "
-            f"(schema {version}, this one knows {steps[-1][0]})",
+            f"(schema {version}, this one knows {known})",
             hint="run the newer version, or give this one another state_dir",
         )
-    for number, sql in steps:
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for number, sql in migrations():
         if number > version:
             _migrate_one(connection, number, sql)
 
