@@ -232,12 +232,19 @@ async def _supervise(stop: asyncio.Event, jobs: dict[str, Callable[[], Awaitable
         await asyncio.gather(stopped, *tasks, return_exceptions=True)
     for task in done - {stopped}:
         name = tasks[task]
-        failure = None if task.cancelled() else task.exception()
+        failure = None if task.cancelled() else _cause(task.exception())
         raise Permanent(
             "daemon.task-died",
             f"cannot go on: the task {name} ended ({failure or 'without a failure'})",
             hint="systemd starts the daemon again; replicas run on",
         ) from failure
+
+
+def _cause(failure: BaseException | None) -> BaseException | None:
+    """Return what failed first in a group of tasks: the group itself says nothing."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return failure
 
 
 async def _report(parts: Parts, notifier: Notifier) -> None:

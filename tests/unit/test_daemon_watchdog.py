@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from poold import daemon
+from poold.errors import Permanent
 from poold.systemd import Notifier
 
 INTERVAL_SECONDS = 0.02
@@ -61,3 +62,19 @@ def test_a_stuck_loop_is_noticed_before_systemd_would_give_up() -> None:
     unit = (Path(__file__).parents[2] / "systemd/poold.service").read_text(encoding="utf-8")
     (allowed,) = [line for line in unit.splitlines() if line.startswith("WatchdogSec=")]
     assert float(allowed.removeprefix("WatchdogSec=").removesuffix("s")) > daemon.STUCK_SECONDS
+
+
+async def test_what_ended_the_daemon_is_said_and_not_the_group_it_was_in() -> None:
+    """A worker's failure comes out of the loop in groups; the operator reads the failure."""
+
+    async def loop() -> None:
+        async with asyncio.TaskGroup() as group, asyncio.TaskGroup() as inner:
+            group.create_task(asyncio.sleep(3600))
+            inner.create_task(fails())
+
+    async def fails() -> None:
+        raise Permanent("store.failed", "cannot use the state: no such table: rolls")
+
+    with pytest.raises(Permanent, match=r"the task loop ended .*no such table: rolls") as died:
+        await daemon._supervise(asyncio.Event(), {"loop": loop})
+    assert died.value.code == "daemon.task-died"
