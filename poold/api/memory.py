@@ -60,6 +60,7 @@ class MemoryFleet:
     configured: Iterable[Pool] = (HELLO,)
     pace_seconds: float | None = None
     misbehaviour: str = ""
+    noted: str = ""
     away: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
     marks: dict[str, Literal["cordoned", "fenced"]] = field(default_factory=dict)
@@ -220,6 +221,10 @@ class MemoryFleet:
         if self.misbehaviour == "broken":
             raise RuntimeError("a secret that no caller may see")
         return "; ".join(status.sentence for status in self.pools())
+
+    def note(self) -> str:
+        """Return what a test said of the daemon itself."""
+        return self.noted
 
     # -- what a test tells it ---------------------------------------------------------------------
 

@@ -249,11 +249,12 @@ class DoctorView(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """The daemon lives; `sentence` says how its fleet is."""
+    """The daemon lives; `sentence` says how its fleet is, `note` what concerns itself."""
 
     status: str
     version: str
     sentence: str
+    note: str = ""
 
 
 class ProblemView(Struct, frozen=True, kw_only=True, omit_defaults=True):

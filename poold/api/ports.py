@@ -208,6 +208,9 @@ class WorldPort(Protocol):
     def sentence(self) -> str:
         """Say how the fleet is in one sentence."""
 
+    def note(self) -> str:
+        """Return what concerns the whole daemon and no pool; mostly nothing."""
+
 
 class ConfigPort(Protocol):
     """The part of the configuration that the API shows."""

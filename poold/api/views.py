@@ -74,7 +74,8 @@ class Stream:
 
 async def health(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
     """Say that the daemon lives, and how its fleet is."""
-    return Answer(Health(status="ok", version=__version__, sentence=ports.world.sentence()))
+    sentence, note = ports.world.sentence(), ports.world.note()
+    return Answer(Health(status="ok", version=__version__, sentence=sentence, note=note))
 
 
 async def metrics(ports: Ports, call: Call) -> Answer:  # noqa: ARG001

@@ -47,6 +47,8 @@ def status(session: Session, as_json: bool) -> None:
         for pool in pools
     ]
     print_table(columns, rows, empty="no pool is configured")
+    if note := health.get("note"):
+        print(f"\n{printable(note)}")
     up = sum(host.state == "up" for host in hosts)
     print(f"\n{up} of {len(hosts)} hosts up")
     for host in hosts:

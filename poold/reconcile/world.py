@@ -112,6 +112,10 @@ class World:
         sentences = "; ".join(status.sentence for status in self.pools()) or "no pools yet"
         return f"{sentences} ({self._remark})" if self._remark else sentences
 
+    def note(self) -> str:
+        """Return what concerns the whole daemon and no pool: "not reloaded: …"."""
+        return self._remark
+
     def remark(self, text: str) -> None:
         """Have the sentence end with something that concerns the whole daemon; "" ends that."""
         self._remark = text

@@ -21,7 +21,7 @@ def settled(fleet):
 async def test_health_says_how_the_fleet_is(call, settled):
     """Health answers with the version and the fleet's sentence."""
     reply = await call("GET", "/v1/health")
-    expected = {"status": "ok", "version": __version__, "sentence": "hello 2/2"}
+    expected = {"status": "ok", "version": __version__, "sentence": "hello 2/2", "note": ""}
     assert (reply.status, reply.json) == (200, expected)
 
 

@@ -301,6 +301,16 @@ def test_help_documents_exit_codes_and_examples(poold):
     assert "poold move hello1 --to b --wait" in poold("move", "--help").out
 
 
+def test_status_says_what_concerns_the_daemon_itself(poold, daemon):
+    """A configuration that was not taken is shown until one is; mostly there is nothing."""
+    before = poold("status").out
+    daemon.fleet.noted = "not reloaded: cannot use the configuration x.toml: 1 problem"
+    assert daemon.fleet.noted in poold("status").out
+    assert json.loads(poold("status", "--json").out)["health"]["note"] == daemon.fleet.noted
+    daemon.fleet.noted = ""
+    assert poold("status").out == before
+
+
 def test_control_characters_do_not_reach_the_terminal(poold, daemon):
     """Text that came from elsewhere cannot colour or move the terminal's cursor."""
     daemon.fleet.pace_seconds = None
