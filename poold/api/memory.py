@@ -15,34 +15,22 @@ from typing import Literal
 
 from poold.agent.messages import Finding
 from poold.api.memory_logs import MemoryCalls, MemoryEvents
+from poold.api.memory_values import HELLO, made_generation, made_replica
 from poold.errors import Permanent, Problem, Refused, Temporary, problem_from_json
-from poold.model.application import Application
 from poold.model.events import Because, Explanation
 from poold.model.fleet import (
-    ActionId,
     Change,
     ChangeId,
     ChangeKind,
-    Digest,
     Generation,
     HostName,
     HostStatus,
-    Manifest,
     Pool,
     PoolName,
     PoolStatus,
     Quarantine,
     Replica,
     ReplicaName,
-)
-
-HELLO = Pool(
-    name=PoolName("hello"),
-    application=Application(image="localhost/hello:1", port=8080),
-    hosts=(HostName("a"), HostName("b")),
-    builder=HostName("a"),
-    replica_name="hello{n}",
-    max=8,
 )
 
 
@@ -364,15 +352,15 @@ class MemoryFleet:
         pool = self.config.pools[change.pool]
         replica = ReplicaName(str(change.wish.get("replica", "")))
         if change.kind == "checkpoint":
-            self._generations.append(_generation(pool, len(self._generations) + 1))
+            self._generations.append(made_generation(pool, len(self._generations) + 1))
         elif change.kind in ("roll", "rollback"):
             number = change.wish.get("to") or len(self._generations)
             self._replicas = {
-                name: replace(one, generation=number) if one.pool == pool.name else one  # type: ignore[arg-type]
+                name: replace(one, generation=number) if one.pool == pool.name else one
                 for name, one in self._replicas.items()
             }
         elif change.kind == "move":
-            moved = replace(self._replicas[replica], method="move", host=change.wish["to"])  # type: ignore[arg-type]
+            moved = replace(self._replicas[replica], method="move", host=change.wish["to"])
             self._replicas[replica] = moved
         elif change.kind == "remove":
             self._replicas.pop(replica, None)
@@ -387,7 +375,7 @@ class MemoryFleet:
             if present >= self._desired[pool.name]:
                 break
             where = HostName(str(host or pool.hosts[present % len(pool.hosts)]))
-            self._replicas.setdefault(free, _replica(pool, free, where))
+            self._replicas.setdefault(free, made_replica(pool, free, where))
         for extra in self._of(pool.name)[self._desired[pool.name] :]:
             del self._replicas[extra.name]
 
@@ -415,50 +403,3 @@ class MemoryFleet:
     def _host(self, name: str | None) -> None:
         if name is not None and name not in {host.name for host in self.hosts()}:
             raise Refused("host.unknown", f"cannot find host {name}", hint="poold hosts")
-
-
-def _replica(pool: Pool, name: str, host: HostName) -> Replica:
-    return Replica(
-        name=ReplicaName(name),
-        pool=pool.name,
-        state="ready",
-        host=host,
-        address=f"{host}:20000",
-        container_id="c" * 64,
-        method="restore",
-        generation=1,
-        started_at=time.time() - 90,
-        seconds=0.34,
-        phases={"restore": 0.3, "probe": 0.04},
-    )
-
-
-def _generation(pool: Pool, number: int) -> Generation:
-    manifest = Manifest(
-        pool=pool.name,
-        build=ActionId(f"build-{number}"),
-        fingerprint=pool.application.fingerprint(),
-        image=pool.application.image,
-        image_id="sha256:" + "1" * 64,
-        archive_sha256="2" * 64,
-        archive_bytes=296 << 20,
-        packed_sha256="3" * 64,
-        packed_bytes=72 << 20,
-        engine="podman 5.8.6",
-        runtime="runc 1.3.6",
-        criu="4.2.1",
-        kernel="6.18",
-        machine="x86_64",
-        cpu_flags=("sse2",),
-        created_at=time.time() - 60,
-        cold_seconds=6.2,
-        phases={"cold": 6.2, "checkpoint": 1.4},
-    )
-    return Generation(
-        pool=pool.name,
-        number=number,
-        digest=Digest(manifest.digest()),
-        manifest=manifest,
-        builder=pool.builder,
-        proven_at=time.time() - 50,
-    )

@@ -6,7 +6,7 @@ Standard library only and Python 3.9. Times are seconds since the epoch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
 EventKind = Literal[
     "change.accepted",
@@ -49,7 +49,7 @@ class Event:
     replica: str = ""
     host: str = ""
     change: Optional[int] = None
-    data: dict[str, object] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class AcceptedCall:
     origin: str  # "unix pid:4711", "tcp 192.0.2.7"
     operation: str  # the route's name, as in the OpenAPI document
     path: str
-    request: dict[str, object] = field(default_factory=dict)
+    request: dict[str, Any] = field(default_factory=dict)
     pool: str = ""
     reason: str = ""
     change: Optional[int] = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal, NewType, Optional
+from typing import Any, Literal, NewType, Optional
 
 from poold.model.application import Application, Liveness
 
@@ -180,14 +180,14 @@ class Change:
     id: ChangeId
     pool: PoolName
     kind: ChangeKind
-    wish: dict[str, object]  # what was asked, for example {"replicas": 3}
+    wish: dict[str, Any]  # what was asked, for example {"replicas": 3}
     actor: str
     created_at: float
     state: ChangeState = "pending"
     progress: str = ""  # one sentence: what is happening now
     seq: int = 0  # rises with every update, for waiting on news
     reason: str = ""
-    problem: Optional[dict[str, object]] = None  # Problem.to_json, when failed
+    problem: Optional[dict[str, Any]] = None  # Problem.to_json, when failed
     phases: Phases = field(default_factory=dict)
     settled_at: Optional[float] = None
 
@@ -207,7 +207,7 @@ class Quarantine:
     since: float
     until: float
     failures: int = 1  # in a row
-    problem: dict[str, object] = field(default_factory=dict)
+    problem: dict[str, Any] = field(default_factory=dict)
     found_with: dict[str, str] = field(default_factory=dict)
 
     @property
