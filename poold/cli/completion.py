@@ -69,7 +69,7 @@ def generations(
     path = f"/v1/pools/{quote(str(pool), safe='')}/generations"
     try:
         client = context.ensure_object(Session).client()
-        answer = client.get(path, dict[str, list[dict[str, Any]]], seconds=_ANSWER_SECONDS)
+        answer = client.get(path, dict[str, Any], seconds=_ANSWER_SECONDS)
     except Problem:
         return []
     return [
