@@ -78,6 +78,16 @@ def test_an_agent_killed_with_a_slot_leaves_nothing(at_work: AtWork, failpoint: 
     assert nothing(at_work) == {}
 
 
+def test_an_agent_killed_while_it_stages_leaves_nothing(at_work: AtWork, lab: Lab) -> None:
+    """Unpacked to the last file, it is no stage before it has its name."""
+    lab.exec(lab.hosts()[0].name, "touch", "/var/tmp/oci-at-work/archive.tar")  # another one now
+    done = at_work("restore", "copy", "23301", failpoint="stage.before_rename")
+    assert done.returncode != 0, "it was to be killed"
+    assert nothing(at_work) == {}
+    at_work("restore", "copy", "23301")
+    assert nothing(at_work) == {}
+
+
 @pytest.mark.parametrize("failpoint", ["oci.ended", "oci.disconnected"])
 def test_an_agent_killed_while_it_removes_leaves_nothing(at_work: AtWork, failpoint: str) -> None:
     """What was half removed is still listed, and removed to its end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -272,6 +273,33 @@ def test_an_archive_is_known_by_its_file(tmp_path: Path) -> None:
     assert stages.key_of(tmp_path / "moved.tar") == key
     (tmp_path / "moved.tar").write_bytes(b"xy")
     assert stages.key_of(tmp_path / "moved.tar") != key
+
+
+def test_stages_go_with_their_archive_but_not_under_a_replica(tmp_path: Path) -> None:
+    """Used ones stay, those another agent makes too; what a dead one left goes."""
+
+    async def no_layers(_: str) -> tuple[Path, ...]:
+        return ()
+
+    archive = tmp_path / "archive.tar"
+    archive.write_bytes(b"x")
+    sealed = {"archive": str(archive), "key": stages.key_of(archive), "image_id": "ab"}
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in ("there", "used", "used.5.replaced", "gone", "gone.5.replaced",
+                 f"x.{os.getpid()}.part", f"x.{ended.pid}.part"):  # fmt: skip
+        folder = tmp_path / "stages" / name
+        folder.mkdir(parents=True)
+        if name == "there":
+            (folder / "stage.json").write_text(json.dumps(sealed))
+    kept = stages.Stages(tmp_path, no_layers)
+    kept.sweep({"used"})
+    left = {folder.name for folder in (tmp_path / "stages").iterdir()}
+    assert left == {"there", "used", "used.5.replaced", f"x.{os.getpid()}.part"}
+    archive.unlink()
+    kept.sweep(())
+    left = {folder.name for folder in (tmp_path / "stages").iterdir()}
+    assert left == {f"x.{os.getpid()}.part"}
 
 
 @pytest.mark.parametrize(

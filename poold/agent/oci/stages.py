@@ -19,12 +19,13 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from poold.agent import criu
+from poold.agent import criu, proc
 from poold.agent.failpoints import failpoint
 from poold.agent.folders import require_space, write_whole
 from poold.agent.oci import bundles, kernel
@@ -33,7 +34,9 @@ from poold.agent.process import check
 from poold.errors import Permanent
 
 _MARK, _ARCHIVE = "stage.json", "archive.tar"
+_PART = ".part"
 _UNPACK_SECONDS = 600.0
+_NEW_SECONDS = 2 * _UNPACK_SECONDS
 _TAR = ("tar", "--extract", "--numeric-owner", "--same-owner", "--same-permissions")
 
 Layers = Callable[[str], Awaitable["tuple[Path, ...]"]]
@@ -115,7 +118,10 @@ class Stages:
         keep = set(used) | {key for key, lock in self._making.items() if lock.locked()}
         images = set()
         for folder in self._stages.iterdir() if self._stages.exists() else ():
-            if folder.name.partition(".")[0] in keep or _archive_is_there(folder):
+            if folder.name.endswith(_PART):
+                if _is_being_made(folder):
+                    continue
+            elif folder.name.partition(".")[0] in keep or _archive_is_there(folder):
                 images.add(_image_of(folder))
                 continue
             self._known.pop(folder.name, None)
@@ -123,16 +129,16 @@ class Stages:
                 (folder / _MARK).unlink()
             kernel.unmount(folder / "merged")
             shutil.rmtree(folder, ignore_errors=True)
-        if any(lock.locked() for lock in self._making.values()):
-            return  # what image that will need is not known yet
         for folder in self._images.iterdir() if self._images.exists() else ():
-            if folder.name not in images:
+            # Whoever makes a stage right now, in this process or another, links its image first.
+            is_new = time.time() - folder.stat().st_ctime < _NEW_SECONDS
+            if folder.name not in images and not is_new:
                 shutil.rmtree(folder, ignore_errors=True)
 
     async def _make(self, archive: Path, key: str) -> None:
         self._stages.mkdir(mode=0o700, parents=True, exist_ok=True)
         require_space([(self._stages, size_of(archive))], f"stage {archive.name}")
-        part = self._stages / f"{key}.part"
+        part = self._stages / f"{key}.{os.getpid()}{_PART}"
         kernel.unmount(part / "merged")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
@@ -147,18 +153,24 @@ class Stages:
             _write_criu_config(part, template)
             _seal(part, archive, template.image_id)
             failpoint("stage.before_rename")
-            shutil.rmtree(self._stages / key, ignore_errors=True)
-            part.rename(self._stages / key)
+            self._put(part, key)
         except BaseException:
             kernel.unmount(part / "merged")
             shutil.rmtree(part, ignore_errors=True)
             raise
 
+    def _put(self, part: Path, key: str) -> None:
+        """Give a stage its name. One that is damaged goes aside: what runs may live from it."""
+        target = self._stages / key
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(self._stages / f"{key}.{time.time_ns()}.replaced")
+        part.rename(target)
+
     async def _linked(self, image_id: str) -> tuple[Path, ...]:
         """Return the image's layers as links of poold's own, made the first time."""
         folder = self._images / image_id[:32]
         if not folder.exists():
-            part = folder.with_name(f"{folder.name}.part")
+            part = folder.with_name(f"{folder.name}.{os.getpid()}{_PART}")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(mode=0o700, parents=True)
             for number, layer in enumerate(await self._layers(image_id)):
@@ -279,6 +291,11 @@ def _read_ahead(images: Path) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(descriptor)
+
+
+def _is_being_made(part: Path) -> bool:
+    """Whether the agent that unpacks it, by the number in its name, may still be at it."""
+    return proc.is_alive(int(part.name.split(".")[-2]))
 
 
 def _template(folder: Path) -> Template:
