@@ -23,6 +23,7 @@ from poold import __version__, config as configuration
 from poold.agent.messages import Finding, Logs
 from poold.api.app import build_app
 from poold.api.serve import Listener, serve_tcp, serve_unix
+from poold.checkpoints.seal import load_sealer
 from poold.config import Config
 from poold.control import Control
 from poold.cordon import Cordon
@@ -153,6 +154,7 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
             config=lambda: kept.config,
             recorder=metrics,
             clock=time.time,
+            sealer=load_sealer(Path(config.daemon.seal_key_path)),
         )
         control = Control(store=store, world=world, config=lambda: kept.config)
         cordon = Cordon(store=store, world=world, config=lambda: kept.config)

@@ -28,7 +28,7 @@ from poold.systemd import Notifier
 LOG = logging.getLogger(__name__)
 
 # What is bound, locked or written on containers when the daemon starts.
-FIXED: Final = ("state_dir", "socket", "socket_mode", "listen", "fleet")
+FIXED: Final = ("state_dir", "socket", "socket_mode", "listen", "fleet", "seal_key_file")
 _CLOSE_SECONDS = 10.0
 
 

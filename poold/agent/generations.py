@@ -4,7 +4,8 @@ Flows in: a checkpoint archive to seal, or received files to verify and unpack. 
 named by its digest that is complete or absent, and the path podman restores from. It knows no
 container. Layout of generations/<64 hex digits>/: manifest.json (its sha256 is the address),
 archive.tar.zst (as it travels), archive.tar (what is restored), staged.json (written last: the
-archive's size, time and inode as it was verified, so that a restore only looks at those).
+archive's size, time and inode as it was verified, so that a restore only looks at those), seal.json
+(the daemon's signature, kept for it).
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from typing import Any, Optional, TypeVar
 from poold.agent.codec import decode
 from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders, require_space, sync, write_whole
-from poold.agent.messages import GenerationFact, Progress
+from poold.agent.messages import GenerationFact, Progress, Seal
 from poold.agent.process import finish, run
 from poold.errors import Permanent, Problem, Refused, Temporary
 from poold.model.fleet import Digest, Manifest
 
 MANIFEST, PACKED, ARCHIVE, STAGED = "manifest.json", "archive.tar.zst", "archive.tar", "staged.json"
+SEAL = "seal.json"  # the daemon's, not needed for anything here
 _CHUNK = 1 << 20
 _PACK_SECONDS = 900.0
 REST_LEVEL = 3  # of zstd: written once, sent to every host, kept
@@ -78,6 +80,7 @@ class Generations:
                         manifest.pool if manifest else "",
                         _is_staged(folder),
                         _bytes_in(folder),
+                        _read_seal(folder),
                     )
                 )
         return tuple(facts)
@@ -331,6 +334,12 @@ def _is_staged(folder: Path) -> bool:
 def _read_manifest(folder: Path) -> Optional[Manifest]:
     with contextlib.suppress(OSError, ValueError, Problem):
         return decode(Manifest, json.loads((folder / MANIFEST).read_bytes()))
+    return None
+
+
+def _read_seal(folder: Path) -> Optional[Seal]:
+    with contextlib.suppress(OSError, ValueError, Problem):
+        return decode(Seal, json.loads((folder / SEAL).read_bytes()))
     return None
 
 

@@ -67,6 +67,17 @@ class ContainerFact:
 
 
 @dataclass(frozen=True)
+class Seal:
+    """The daemon's signed word that it proved a generation; the host only keeps it."""
+
+    pool: str
+    number: int
+    builder: str
+    proven_at: float
+    signature: str  # hex
+
+
+@dataclass(frozen=True)
 class GenerationFact:
     """A generation (or capture) that this host holds."""
 
@@ -74,6 +85,7 @@ class GenerationFact:
     pool: str
     staged: bool  # verified and unpacked, ready to restore from
     bytes: int
+    seal: Optional[Seal] = None
 
 
 @dataclass(frozen=True)

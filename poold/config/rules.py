@@ -34,7 +34,7 @@ def mistakes(config: Config) -> Iterator[Mistake]:
 
 
 def _daemon(daemon: DaemonConfig, place: Place) -> Iterator[Mistake]:
-    for key in ("state_dir", "socket", "token_file"):
+    for key in ("state_dir", "socket", "token_file", "seal_key_file"):
         if (path := getattr(daemon, key)) is not None:
             yield from absolute(path, (*place, key))
     if len(daemon.socket.encode()) > LONGEST_SOCKET_PATH_BYTES:

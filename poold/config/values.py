@@ -27,6 +27,7 @@ class DaemonConfig:
     listen: str | None = None  # "host:port" of the API over TCP
     token_file: str | None = None  # whose content callers over TCP must know
     fleet: str = "poold"  # label of our containers; daemons that share hosts need different ones
+    seal_key_file: str | None = None  # None: seal.key in state_dir
     log_level: LogLevel = "info"
     reconcile_seconds: float = 10.0  # between two full listings of a host
     action_deadline_seconds: float = 300.0
@@ -37,6 +38,11 @@ class DaemonConfig:
     def socket_permissions(self) -> int:
         """The mode of the unix socket as a number."""
         return int(self.socket_mode, 8)
+
+    @property
+    def seal_key_path(self) -> str:
+        """Where the key is that seals generations."""
+        return self.seal_key_file or f"{self.state_dir}/seal.key"
 
     @property
     def listen_address(self) -> tuple[str, int] | None:

@@ -24,6 +24,8 @@ EventKind = Literal[
     "generation.retired",
     "generation.quarantined",  # on one host
     "generation.pardoned",
+    "generation.adopted",  # its seal is true, and the store had lost it
+    "generation.disowned",
     "roll.begun",
     "roll.paused",
     "roll.finished",

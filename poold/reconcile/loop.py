@@ -43,6 +43,7 @@ from poold.reconcile.plan import Plan, plan
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.records import Records
 from poold.reconcile.roll_books import RollBooks
+from poold.reconcile.sealing import Sealer, Sealing
 from poold.reconcile.shown import describe, shown
 from poold.reconcile.snapshot import Snapshot
 from poold.reconcile.watch import Watch, set_or_after
@@ -73,7 +74,10 @@ class Pauses:
 
 
 class Loop:
-    """Reconciles all pools. `clock`: seconds since the epoch."""
+    """Reconciles all pools. `clock`: seconds since the epoch.
+
+    With a `sealer` a store that was lost gets its generations back from the hosts.
+    """
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class Loop:
         recorder: Recorder,
         clock: Callable[[], float] = time.time,
         pauses: Pauses = Pauses(),
+        sealer: Sealer | None = None,
     ) -> None:
         self._pauses = pauses
         self._store = store
@@ -156,6 +161,11 @@ class Loop:
             look_seconds=pauses.look,
             list_again_seconds=pauses.list_again,
             seen=self._wake_all,
+            sealing=None
+            if sealer is None
+            else Sealing(
+                store=store, sealer=sealer, link=self._asker.link, config=config, news=self._news
+            ),
         )
         self.heard, self.observe = self._watch.heard, self._watch.observe
         self._beats: dict[PoolName, float] = {}

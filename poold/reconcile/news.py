@@ -12,7 +12,7 @@ from typing import Any
 
 from poold.agent.messages import Sealed, Started
 from poold.errors import Problem
-from poold.model.fleet import HostName, HostStatus, PoolName, Quarantine, ReplicaName
+from poold.model.fleet import Generation, HostName, HostStatus, PoolName, Quarantine, ReplicaName
 from poold.reconcile.actions import COLD, BringUp, TurnRoll, replica_subject
 from poold.reconcile.snapshot import Snapshot
 from poold.store import Assignment, Intent, Move
@@ -132,6 +132,26 @@ class News:
             pool=intent.pool,
             host=intent.host,
             data=_problem(problem),
+        )
+
+    def taken_back(self, generation: Generation, host: HostName) -> None:
+        """Record a generation that the store had lost and a host still had, truly sealed."""
+        self._events.add(
+            "generation.adopted",
+            f"generation {generation.number} of {generation.pool} was found on {host}",
+            pool=generation.pool,
+            host=host,
+            data={"generation": generation.number, "digest": generation.digest},
+        )
+
+    def disowned(self, pool: PoolName, digest: str, host: HostName, why: str) -> None:
+        """Record a checkpoint that is removed because nobody vouches for it."""
+        self._events.add(
+            "generation.disowned",
+            f"a checkpoint of {pool} that nobody knows of is removed from {host}: {why}",
+            pool=pool,
+            host=host,
+            data={"digest": digest},
         )
 
     def retired(self, pool: PoolName, number: int) -> None:

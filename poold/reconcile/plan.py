@@ -266,7 +266,9 @@ def _build(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneratio
         if change.kind == "checkpoint" and (newest is None or newest < change.created_at)
         if snapshot.hold is None
     ]
-    needed = not usable and (snapshot.wishes or rolling.wants_generation(snapshot))
+    # Not before every host was looked at: one may have a generation that a lost store had.
+    wanted = bool(snapshot.wishes) or rolling.wants_generation(snapshot)
+    needed = not usable and snapshot.first_wished and wanted
     retry = snapshot.retries.get(subject)
     asked_since = retry is None or any(created_at > retry.failed_at for created_at in asked)
     if (asked or needed) and (asked_since or _due(snapshot, subject, now)):

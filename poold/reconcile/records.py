@@ -166,6 +166,7 @@ class Records:
                 self.news.retired(pool, number)
             case Disown(digest, host):
                 self.store.put_garbage(Garbage(digest=digest, host=host, pool=pool))
+                self.news.disowned(pool, digest, host, "it bears no seal of this daemon")
             case Pardon(digest, host, number, reason):
                 self.store.quarantine.drop(pool=pool, digest=digest, host=host)
                 self.news.pardoned(pool, number, host, reason)

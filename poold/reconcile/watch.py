@@ -21,6 +21,7 @@ from poold.hosts.base import HostLink
 from poold.model.fleet import HostName
 from poold.reconcile.ask import Asker
 from poold.reconcile.news import News
+from poold.reconcile.sealing import Sealing
 from poold.reconcile.world import World
 
 LOG = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Watch:
         look_seconds: float,
         list_again_seconds: float,
         seen: Callable[[], None],
+        sealing: Sealing | None = None,
     ) -> None:
         self._links = links
         self._world = world
@@ -55,6 +57,7 @@ class Watch:
         self._look_seconds = look_seconds
         self._list_again_seconds = list_again_seconds
         self._seen = seen
+        self._sealing = sealing
         self._looks: defaultdict[HostName, asyncio.Event] = defaultdict(asyncio.Event)
 
     def look(self, host: HostName) -> None:
@@ -106,11 +109,15 @@ class Watch:
             LOG.warning("%s", problem, extra={"action": "listing_failed", "host": host})
             is_new, heard = self._world.unheard(host, problem.message), False
         else:
+            if self._sealing is not None:  # before anybody plans by it
+                await self._sealing.take_back(host, seen.generations)
             is_new, heard = self._world.observed(host, token, seen), True
         status = self._world.host(host)
         self._news.hosts([status] if status is not None else [])
         if is_new:  # most listings say what is known, and hundreds of hosts are listed all the time
             self._seen()
+        if heard and self._sealing is not None:
+            await self._sealing.put_on(host, seen.generations)
         return heard
 
     def liveness(self) -> dict[str, LivenessCheck]:

@@ -309,6 +309,10 @@ class Store:
         row = self._database.row("generation_number", pool=pool, digest=digest)
         return int(row["number"]) if row else None
 
+    def is_numbered(self, pool: PoolName, number: int) -> bool:
+        """Whether some generation has that number, retired ones included."""
+        return self._database.row("generation_numbered", pool=pool, number=number) is not None
+
     def add_generation(
         self,
         pool: PoolName,
@@ -334,6 +338,19 @@ class Store:
                 application=dump_application(application),
             )
             return number
+
+    def put_generation(self, generation: Generation, application: Application | None) -> None:
+        """Write a generation down under the number that it had before the store was lost."""
+        self._database.run(
+            "generation_add",
+            pool=generation.pool,
+            number=generation.number,
+            digest=generation.digest,
+            manifest=_dump(generation.manifest),
+            builder=generation.builder,
+            proven_at=generation.proven_at,
+            application=dump_application(application),
+        )
 
     def retire_generation(
         self, pool: PoolName, number: int, digest: Digest, hosts: Iterable[HostName]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import threading
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from poold.agent import folders
+from poold.agent.codec import encode
 from poold.agent.freezing import cpu_flags
 from poold.agent.generations import Generations, pack, sha256_of
+from poold.agent.messages import Seal
 from poold.errors import Problem, Refused
 from poold.model.fleet import Digest
 
@@ -140,3 +143,16 @@ def test_cpu_flags_are_read_on_both_architectures(tmp_path: Path) -> None:
     assert cpu_flags(cpuinfo) == ("avx", "fpu", "sse")
     cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
     assert cpu_flags(cpuinfo) == ("asimd", "fp")
+
+
+def test_a_seal_is_listed_as_it_was_written(tmp_path: Path) -> None:
+    """The host only keeps it; one that cannot be read is none."""
+    place = folders.Folders(tmp_path)
+    place.make()
+    folder = place.generations / ("0" * 64)
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    seal = Seal("hello", 7, "a", 1763900000.125, "ab" * 64)
+    for text, expected in ((json.dumps(encode(seal)), seal), ("{}", None), ("\0", None)):
+        (folder / "seal.json").write_text(text)
+        assert [fact.seal for fact in Generations(place).list()] == [expected]

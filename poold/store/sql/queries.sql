@@ -102,6 +102,9 @@ SELECT * FROM generations WHERE pool = :pool AND retired_at IS NULL ORDER BY num
 -- name: generation_number
 SELECT number FROM generations WHERE pool = :pool AND digest = :digest;
 
+-- name: generation_numbered
+SELECT digest FROM generations WHERE pool = :pool AND number = :number;
+
 -- name: generation_last
 SELECT coalesce(max(number), 0) AS number FROM generations WHERE pool = :pool;
 

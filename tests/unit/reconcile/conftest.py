@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from poold.agent.codec import decode
 from poold.agent.messages import (
     BlobFacts,
     Build,
@@ -33,12 +35,14 @@ from poold.agent.messages import (
     Request,
     Restore,
     Resume,
+    Seal,
     Sealed,
     Stage,
     Start,
     Started,
     StatBlob,
 )
+from poold.checkpoints.seal import Sealer
 from poold.config import Config, DaemonConfig
 from poold.control import Control
 from poold.cordon import Cordon
@@ -63,6 +67,7 @@ from poold.store import Store
 
 A, B, C = HostName("a"), HostName("b"), HostName("c")
 HELLO = PoolName("hello")
+SEALER = Sealer(Ed25519PrivateKey.generate())
 READING = {"observe", "find-image", "stat-blob"}
 
 
@@ -188,7 +193,8 @@ class FakeHost:
                         c for c in self.containers.values() if c.ours or c.name in request.names
                     ),
                     generations=tuple(
-                        GenerationFact(d, HELLO, d in self.staged, 1) for d in self._held()
+                        GenerationFact(d, HELLO, d in self.staged, 1, self._seal_of(d))
+                        for d in self._held()
                     ),
                     running_actions=tuple(self.running),
                 )
@@ -199,6 +205,10 @@ class FakeHost:
                 data = self.blobs.get(request.path)
                 return BlobFacts(data is not None, len(data or b""))
         raise AssertionError(request)
+
+    def _seal_of(self, digest: Digest) -> Seal | None:
+        data = self.blobs.get(f"generations/{digest[7:]}/seal.json")
+        return decode(Seal, json.loads(data)) if data is not None else None
 
     def _held(self) -> list[Digest]:
         manifests = [p for p in self.blobs if p.endswith("/manifest.json")]
@@ -456,6 +466,7 @@ class Fleet:
             config=lambda: self.config,
             recorder=self.events,
             clock=lambda: self.now,
+            sealer=SEALER,
             pauses=Pauses(beat=0.01, look=0.005, list_again=0.01, ask_again=0.005, after_bug=0.005),
         )
         self.control = Control(store=self.store, world=self.world, config=lambda: self.config)
