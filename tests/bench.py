@@ -10,8 +10,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from poold import config
 from poold.bench.figures import Row
 from poold.bench.picture import svg
 from poold.demo.stage import client_of, start_daemon
@@ -33,6 +35,7 @@ def main() -> None:
     lab = Lab(f"bench-{os.getpid()}")
     try:
         lab.up(hosts=2, image_names=apps, images_on=["a"])
+        _choose_engines(lab)
         start_daemon(lab)
         told = [_measured(lab, app, options.runs, options.bursts.split(",")) for app in apps]
     finally:
@@ -45,20 +48,37 @@ def main() -> None:
     options.output.with_suffix(".svg").write_text(drawn)
 
 
+def _choose_engines(lab: Lab) -> None:
+    """Let every pool use the fast engine, and add one beside it that uses podman."""
+    settings = config.load(lab.config_path)
+    pools = {}
+    for name, pool in settings.pools.items():
+        pools[name] = replace(pool, application=replace(pool.application, engine="auto"))
+        other = f"{name}-podman"
+        pools[other] = replace(pool, name=other, replica_name=f"{other}{{n}}")
+    lab.config_path.write_text(config.to_toml(replace(settings, pools=pools)))
+
+
 def _measured(lab: Lab, app: str, runs: int, bursts: list[str]) -> dict[str, list[dict]]:
-    """Bring the pool up, let `poold bench` measure it, and scale it down again."""
-    pool = POOLS[app]
+    """Measure the application's pool by every way, and then its podman pool by poold's alone."""
+    told = _bench(lab, POOLS[app], runs, bursts)
+    other = _bench(lab, f"{POOLS[app]}-podman", runs, bursts, "--only", "poold")
+    rows, ratios = told["rows"] + other["rows"], told["ratios"] + other["ratios"]
+    for entry in (*rows, *ratios):
+        entry["app"] = app
+    return {"rows": rows, "ratios": ratios}
+
+
+def _bench(lab: Lab, pool: str, runs: int, bursts: list[str], *words: str) -> dict:
+    """Bring a pool up, let `poold bench` measure it, and scale it down again."""
     _settle(lab, client_of(lab).scale(pool, replicas=1))
     argv = [sys.executable, "-m", "poold", "bench", pool, "--config", str(lab.config_path)]
-    argv += ["--runs", str(runs), "--json"]
+    argv += ["--runs", str(runs), "--json", *words]
     for burst in bursts:
         argv += ["--burst", burst]
     done = subprocess.run(lab.run_argv(argv), check=True, stdout=subprocess.PIPE, text=True)
     _settle(lab, client_of(lab).scale(pool, replicas=0))
-    told = json.loads(done.stdout)
-    for entry in (*told["rows"], *told["ratios"]):
-        entry["app"] = app
-    return told
+    return json.loads(done.stdout)
 
 
 def _settle(lab: Lab, change) -> None:

@@ -13,7 +13,7 @@ from poold.agent.messages import Placement, Request
 from poold.model.application import Application
 from poold.model.fleet import Digest, Phases
 
-Way = Literal["prepare", "cold", "article", "podman", "clean"]
+Way = Literal["prepare", "cold", "article", "podman", "bare", "clean"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Measure(Request[Measured]):
 
     "prepare" starts cold and makes the article's archive (`podman container checkpoint -e`, with
     podman's own compression), which "article" restores from; "podman" restores from the staged
-    archive of `digest`, which is not compressed, by the same command; "clean" deletes the archive.
+    archive of `digest`, which is not compressed, by the same command; "bare" calls the OCI
+    runtime's restore by itself on that archive, unpacked, all else made before and not timed;
+    "clean" deletes the article's archive.
     """
 
     verb: ClassVar[str] = "measure"

@@ -9,10 +9,11 @@ all go through here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Optional
 
@@ -194,26 +195,17 @@ class BringUp:
                 if error.code != "engine.port-taken":
                     raise
             await self.remove_own(placement.fleet, placement.name)
-        among = PortRange.parse(placement.publish_ports)
-        address = bind_address(placement.publish_address)
-        wanted = (application.port, *application.extra_ports)
         lost: set[int] = set()
         problem: Optional[Problem] = None
         for _ in range(_PORT_RACES):
-            taken = self._taken() | lost
-            if any(port not in taken | self._suspects for port in among):
-                taken |= self._suspects
-            with self._ports.reserve(among, len(wanted), address=address, taken=taken) as chosen:
-                published = tuple(
-                    Published(inside, outside, address) for inside, outside in zip(wanted, chosen)
-                )
+            with self.free_ports(placement, application, lost) as published:
                 try:
                     return await self._create_named(placement, create, published), published
                 except Problem as error:
                     if error.code != "engine.port-taken":
                         raise
                     problem = error
-                lost.update(chosen)
+                lost.update(port.host_port for port in published)
                 await self.remove_own(placement.fleet, placement.name)
         raise Temporary(
             "host.ports-contended",
@@ -221,6 +213,22 @@ class BringUp:
             hint="see what else takes ports of this range: ss -ltnp",
             detail=problem.detail if problem else "",
         )
+
+    @contextlib.contextmanager
+    def free_ports(
+        self, placement: Placement, application: Application, lost: Collection[int] = ()
+    ) -> Iterator[tuple[Published, ...]]:
+        """Reserve ports for the block, none of `lost`: those were taken when they were tried."""
+        among = PortRange.parse(placement.publish_ports)
+        address = bind_address(placement.publish_address)
+        wanted = (application.port, *application.extra_ports)
+        taken = self._taken().union(lost)
+        if any(port not in taken | self._suspects for port in among):
+            taken |= self._suspects
+        with self._ports.reserve(among, len(wanted), address=address, taken=taken) as chosen:
+            yield tuple(
+                Published(inside, outside, address) for inside, outside in zip(wanted, chosen)
+            )
 
     async def _create_named(
         self, placement: Placement, create: Create, published: tuple[Published, ...]

@@ -8,23 +8,26 @@ differs is the way alone. Nothing of pools, wishes or records is known here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from poold.agent import freezing, hooks
+from poold.agent import freezing, hooks, probe
 from poold.agent.bench_messages import Measure, Measured, Took
 from poold.agent.bringup import BringUp, Create, Up, undone
 from poold.agent.builds import PROOF_PREFIX
-from poold.agent.engines.base import Engine, Published
+from poold.agent.engines.base import Chooser, Engine, Floor, Published
 from poold.agent.folders import Folders, make_private, require_space, safe_name
 from poold.agent.generations import Generations
 from poold.agent.messages import Placement, Progress
+from poold.agent.probe import Reach
 from poold.agent.process import check
 from poold.agent.replicas import RESTORE_SECONDS, Replicas
 from poold.errors import Refused
+from poold.model.application import Application
 
 _SHORT = 12
 _LARGEST_BURST = 64
@@ -75,6 +78,8 @@ class Measuring:
         if request.way == "podman":
             _, archive = await self._generations.staged(request.digest)
             return await self._many(request, action, archive)
+        if request.way == "bare":
+            return await self._bare(request, action)
         return await self._many(request, action, None)
 
     async def _prepare(
@@ -162,11 +167,48 @@ class Measuring:
             placement, request.application, create, phase=phase, began=began
         )
 
-    def _restored(self, archive: Path, name: str) -> Create:
-        async def create(published: tuple[Published, ...]) -> str:
-            return await self._engine.restore(
-                archive, name, published, deadline_seconds=RESTORE_SECONDS
+    async def _bare(self, request: Measure, action: str) -> Measured:
+        """Make the surroundings, then time the runtime's restore and the first answer alone."""
+        engine, application = self._engine, request.application
+        if not isinstance(engine, Chooser):
+            raise Refused(
+                "oci.unavailable",
+                f"cannot call an OCI runtime through the engine {engine.name}",
+                hint="leave that way out",
             )
+        _, archive = await self._generations.staged(request.digest)
+        floors: list[Floor] = []
+        tasks: list[asyncio.Future[Took]] = []
+        with contextlib.ExitStack() as ports:
+            try:
+                reaches = []
+                for each in _placements(request, action):
+                    published = ports.enter_context(self._bring_up.free_ports(each, application))
+                    reaches.append(self._bring_up.reach(each.name, application, published))
+                    floors.append(await engine.bare(archive, published))
+                began = time.monotonic()
+                tasks += [
+                    asyncio.ensure_future(_thawed(floor, reach, application, began))
+                    for floor, reach in zip(floors, reaches)
+                ]
+                took = await asyncio.gather(*tasks)
+                sizes = [await floor.memory_bytes() for floor in floors]
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await undone(_all_removed(tasks, floors))
+        sized = tuple(replace(one, resident_bytes=size) for one, size in zip(took, sizes))
+        return Measured(sized, _size(archive))
+
+    def _restored(self, archive: Path, name: str) -> Create:
+        engine = self._engine
+
+        async def create(published: tuple[Published, ...]) -> str:
+            if isinstance(engine, Chooser):
+                return await engine.restore(
+                    archive, name, published, deadline_seconds=RESTORE_SECONDS, way="podman"
+                )
+            return await engine.restore(archive, name, published, deadline_seconds=RESTORE_SECONDS)
 
         return create
 
@@ -180,6 +222,25 @@ class Measuring:
     def _article(self, pool: str) -> Path:
         # Among the images under way: what a bench that died left there goes within the hour.
         return self._folders.images / f"bench-{safe_name(pool)}.tar.gz"
+
+
+async def _thawed(floor: Floor, reach: Reach, application: Application, began: float) -> Took:
+    await floor.restore(deadline_seconds=RESTORE_SECONDS)
+    returned = time.monotonic()
+    ready = await probe.until_ready(application.readiness, reach, _never)
+    phases = {"runtime": round(returned - began, 4), "ready": round(ready - returned, 4)}
+    return Took(ready - began, phases)
+
+
+async def _never() -> None:
+    """Nobody minds what the runtime restored alone: its end shows by the probe's deadline."""
+    await asyncio.Event().wait()
+
+
+async def _all_removed(tasks: Sequence[asyncio.Future[Took]], floors: Sequence[Floor]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
+    await asyncio.gather(*(floor.remove() for floor in floors))
 
 
 def _placements(request: Measure, action: str) -> tuple[Placement, ...]:

@@ -11,22 +11,19 @@ from collections.abc import Sequence
 
 from poold.bench.figures import Run
 from poold.bench.ways import Bench, ByHand, ByPoold, Way
-from poold.errors import Problem
+from poold.errors import Problem, Refused
 
-PATHS = {
-    "cold": "podman run",
-    "article": "podman container restore -i, with podman's default archive",
-    "podman-tar": "the same with an uncompressed archive",
-    "poold": "a wish at poold's API",
-}
 _ONLY_SINGLE = ("cold",)  # n cold starts at once tell of the cores, not of the way
 
 
 async def compare(
-    bench: Bench, *, paths: Sequence[str], runs: int, bursts: Sequence[int], engine: str
+    bench: Bench, *, paths: Sequence[str], runs: int, bursts: Sequence[int]
 ) -> list[Run]:
-    """Go every way `runs` times for each size of burst; poold's own is named by its engine."""
-    ways = _ways(bench, paths, engine)
+    """Go every way `runs` times for each size of burst.
+
+    A way that this host cannot go is left out, and that is said.
+    """
+    ways = _ways(bench, paths)
     taken: list[Run] = []
     try:
         if "article" in paths:
@@ -36,8 +33,15 @@ async def compare(
             of_burst = [way for way in ways if burst == 1 or way.path not in _ONLY_SINGLE]
             for number in range(1, runs + 1):
                 said = []
-                for way in of_burst:
-                    run = await way.once(burst)
+                for way in tuple(of_burst):
+                    try:
+                        run = await way.once(burst)
+                    except Refused as refused:
+                        if refused.code != "oci.unavailable":
+                            raise
+                        bench.say(f"{way.path} is left out: {refused.message}")
+                        of_burst.remove(way)
+                        continue
                     taken.append(run)
                     said.append(f"{way.path} {run.seconds:.2f}")
                 many = f" of {burst} at once" if burst > 1 else ""
@@ -47,12 +51,13 @@ async def compare(
     return taken
 
 
-def _ways(bench: Bench, paths: Sequence[str], engine: str) -> list[Way]:
+def _ways(bench: Bench, paths: Sequence[str]) -> list[Way]:
     by_hand: dict[str, Way] = {
         "cold": ByHand(path="cold", bench=bench, way="cold"),
         "article": ByHand(path="article", bench=bench, way="article"),
         "podman-tar": ByHand(path="podman-tar", bench=bench, way="podman"),
-        "poold": ByPoold(path=engine, bench=bench),
+        "bare": ByHand(path="bare", bench=bench, way="bare"),
+        "poold": ByPoold(bench=bench),
     }
     return [by_hand[path] for path in paths]
 

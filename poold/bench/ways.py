@@ -29,6 +29,7 @@ from poold.model.fleet import ActionId, Change, Digest, Host, Pool, Replica
 _MEASURE_SECONDS = 900.0
 _CHANGE_SECONDS = 600.0
 _POLL_SECONDS = 20.0
+_BY_RUNTIME = {"claim", "slot"}  # phases of a restore that no podman took part in
 Say = Callable[[str], None]
 
 
@@ -107,11 +108,11 @@ class ByHand:
 class ByPoold:
     """Poold's own way: a wish for one more replica, as any caller makes it."""
 
-    path: str
     bench: Bench
+    path: str = "poold"
 
     async def once(self, burst: int) -> Run:
-        """See Way."""
+        """See Way. The run is named by the engine that restored: "oci", or "podman" if any was."""
         loop = asyncio.get_running_loop()
         client, pool = self.bench.client, self.bench.pool
         before = await asyncio.to_thread(client.replicas, pool.name)
@@ -140,8 +141,9 @@ class ByPoold:
             if isinstance(end, BaseException):
                 raise end
         done.sort(key=lambda one: one[0])
+        by_runtime = all(_BY_RUNTIME & replica.phases.keys() for _, replica in done)
         return Run(
-            path=self.path,
+            path="oci" if by_runtime else "podman",
             burst=burst,
             seconds=done[-1][0] - began,
             phases=dict(done[len(done) // 2][1].phases),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # imported when it is needed, for speed
     from poold.config import Config
     from poold.model.fleet import Host, Pool
 
-PATHS = ("cold", "article", "podman-tar", "poold")
+PATHS = ("cold", "article", "podman-tar", "bare", "poold")
 
 
 @click.command(
@@ -59,7 +59,14 @@ def bench(
     picture: Path | None,
     as_json: bool,
 ) -> int:
-    """Measure starts of POOL: cold, by the article's commands, and by poold, in turn.
+    r"""Measure starts of POOL: cold, by the article's commands, and by poold, in turn.
+
+    \b
+    cold        podman run
+    article     podman container restore -i, with podman's default archive
+    podman-tar  the same with an uncompressed archive
+    bare        runc restore alone, everything else made beforehand
+    poold       a wish at poold's API; shown as the engine that did it
 
     Needs the daemon, and its configuration: the host is reached from here as well, to type podman's
     commands there. Every start is removed again; replicas that serve are left alone, but they do
@@ -142,8 +149,6 @@ def _measure(
             hint=f"poold checkpoint {pool.name} --wait",
         )
 
-    engine = "podman" if pool.application.engine == "podman" else "oci"
-
     async def measured() -> list[Run]:
         link = link_to(host)
         await link.open()
@@ -158,7 +163,7 @@ def _measure(
                 client=client,
                 say=_say,
             )
-            return await compare(ours, paths=paths, runs=runs, bursts=bursts, engine=engine)
+            return await compare(ours, paths=paths, runs=runs, bursts=bursts)
         finally:
             await asyncio.shield(link.close())
 

@@ -170,6 +170,19 @@ class Engine(Protocol):
         """Return the folder in which the engine keeps containers, for the disk guard."""
 
 
+class Floor(Protocol):
+    """All that a restore needs but the runtime's own part, for measuring that."""
+
+    async def restore(self, *, deadline_seconds: float) -> None:
+        """Call the runtime alone."""
+
+    async def memory_bytes(self) -> int:
+        """Return the resident memory of what it restored."""
+
+    async def remove(self) -> None:
+        """Leave nothing of it."""
+
+
 @runtime_checkable
 class Chooser(Protocol):
     """An engine that has several ways to restore, and can do a part of it ahead."""
@@ -193,6 +206,9 @@ class Chooser(Protocol):
 
     async def stage(self, archive: Path) -> bool:
         """Unpack an archive ahead of its first restore; False when that was done before."""
+
+    async def bare(self, archive: Path, published: tuple[Published, ...]) -> Floor:
+        """Prepare one restore by the runtime alone; unpacks the archive where nobody has yet."""
 
     def offer(self, archive: Path, ahead: Ahead) -> tuple[Published, ...]:
         """Return the ports of a slot that waits for a restore of the archive; () without one."""

@@ -29,6 +29,7 @@ from poold.agent.engines.base import (
 from poold.agent.engines.podman import PodmanEngine, end_of
 from poold.agent.failpoints import failpoint
 from poold.agent.oci import archives, looking, runtime, stages
+from poold.agent.oci.bare import Bare
 from poold.agent.oci.boxes import Box, Places
 from poold.agent.oci.host import look, state_folder, unavailable
 from poold.agent.oci.making import Maker
@@ -123,6 +124,12 @@ class OciEngine:
         while self._maker is None:  # noqa: ASYNC110 - nothing but a restore makes it
             await asyncio.sleep(_LOOK_SECONDS)
         await self._maker.slots.tend()
+
+    async def bare(self, archive: Path, published: tuple[Published, ...]) -> Bare:
+        """See Chooser."""
+        maker = await self._required()
+        stage = maker.host.stages.ready(archive) or await maker.host.stages.get(archive)
+        return Bare(maker, stage, await maker.slot(stage, published))
 
     # -- life of a container ----------------------------------------------------------------------
 

@@ -119,6 +119,15 @@ class Programs:
             *("--runtime-opt", "--manage-cgroups-mode", "--runtime-opt", "ignore"),
         ]
 
+    def restore_argv(self, places: Places, images: Path) -> list[str]:
+        """Return the runtime's restore by itself, which leaves the first process's id behind."""
+        return [
+            *(self.runtime, *self._systemd_options, "restore", "--detach"),
+            *("--manage-cgroups-mode", "ignore", "--bundle", str(places.folder)),
+            *("--image-path", str(images), "--work-path", str(places.folder)),
+            *("--pid-file", str(places.folder / "pidfile"), places.folder.name),
+        ]
+
     def _explain(self, places: Places, name: str, message: str) -> Problem:
         said = "\n".join(filter(None, (message, *_messages(places.folder / "oci-log"))))
         argv = tuple(self._conmon(places, name, places.images))
