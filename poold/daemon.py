@@ -21,6 +21,7 @@ from aiohttp import web
 
 from poold import __version__, config as configuration
 from poold.agent.messages import Finding, Logs
+from poold.agent.space import read_reserve
 from poold.api.app import build_app
 from poold.api.serve import Listener, serve_tcp, serve_unix
 from poold.checkpoints.seal import load_sealer
@@ -140,7 +141,8 @@ def _reloader(
 async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncIterator[Parts]:
     """Open the store and the links; close both whatever happens."""
     kept = Kept(config)
-    store = Store(Path(config.daemon.state_dir))
+    daemon = config.daemon
+    store = Store(Path(daemon.state_dir), reserve=read_reserve(daemon.disk_reserve))
     try:
         links = {name: link(host) for name, host in config.hosts.items()}
         metrics = Metrics()

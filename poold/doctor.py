@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from poold.agent.messages import Examine, Finding
-from poold.config import Config
+from poold.agent.space import lacking, read_reserve
+from poold.config import Config, DaemonConfig
 from poold.errors import Problem
 from poold.hosts.base import HostLink
 from poold.model.fleet import ActionId, Host, HostName
@@ -62,7 +63,7 @@ def examine_daemon(config: Config, *, uid: int | None = None) -> tuple[Finding, 
 def _daemon_findings(config: Config, uid: int) -> Iterator[Finding]:
     hosts, pools = len(config.hosts), len(config.pools)
     yield Finding("config", "ok", f"valid: hosts {hosts}, pools {pools}")
-    yield from _state_folder(Path(config.daemon.state_dir))
+    yield from _state_folder(config.daemon)
     yield from _socket(Path(config.daemon.socket))
     if config.daemon.listen is not None:
         yield _secret("token", config.daemon.token_file or "", "changing calls over TCP")
@@ -70,7 +71,8 @@ def _daemon_findings(config: Config, uid: int) -> Iterator[Finding]:
         yield from _way_to(host, uid)
 
 
-def _state_folder(folder: Path) -> Iterator[Finding]:
+def _state_folder(daemon: DaemonConfig) -> Iterator[Finding]:
+    folder = Path(daemon.state_dir)
     existing = _nearest(folder)
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         yield Finding(
@@ -82,9 +84,11 @@ def _state_folder(folder: Path) -> Iterator[Finding]:
         )
         return
     yield Finding("state", "ok", f"{folder} can be written to")
+    reserve = read_reserve(daemon.disk_reserve)
+    lack = lacking(existing, 0, reserve)
     free = shutil.disk_usage(existing).free
-    text = f"{free / 1e9:.1f} GB free under {existing}"
-    if free < _LITTLE_DISK_BYTES:
+    text = lack or f"{free / 1e9:.1f} GB free under {existing}"
+    if lack or free < _LITTLE_DISK_BYTES:
         yield Finding(
             "disk", "warning", text, "a wish that cannot be recorded is refused", "make room there"
         )

@@ -366,6 +366,12 @@ class _Gauges(Collector):
             ((host.name, host.disk_free_bytes) for host in hosts),
         )
         yield _gauge(
+            "poold_host_disk_reserve_bytes",
+            "What stays free there: with less nothing that writes much is begun.",
+            "host",
+            ((host.name, host.disk_reserve_bytes) for host in hosts),
+        )
+        yield _gauge(
             "poold_host_memory_free_bytes",
             "Memory available for replicas.",
             "host",

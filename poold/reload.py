@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from poold import config as configuration
+from poold.agent.space import read_reserve
 from poold.config import Config
 from poold.errors import Problem, Refused
 from poold.hosts import HostLink
@@ -172,6 +173,7 @@ class Reload:
         self.links.update(links)
         if new.daemon.log_level != self.live.config.daemon.log_level:
             logging.getLogger().setLevel(new.daemon.log_level.upper())
+        self.store.reserve = read_reserve(new.daemon.disk_reserve)
         self.live.config = new
         self.world.remark("")
         self.loop.reconfigured()

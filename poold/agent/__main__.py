@@ -9,6 +9,7 @@ usage or a wire full of rubbish.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from poold.agent.blobs import CHUNK_BYTES, Receiver, read
+from poold.agent.space import Reserve, read_reserve
 from poold.errors import Problem, Temporary
 
 IDLE_SECONDS = 20.0  # a sender that says nothing for so long is gone
@@ -27,20 +29,29 @@ YIELD_SECONDS = 1.0  # and after so long when another one waits: it is the same 
 HandlerFactory = Callable[[Path, Path, str, Callable[[], "tuple[str, ...]"]], Any]
 
 
-def real_handler(root: Path, run: Path, engine: str, running: Callable[[], tuple[str, ...]]) -> Any:
+def real_handler(
+    root: Path,
+    run: Path,
+    engine: str,
+    running: Callable[[], tuple[str, ...]],
+    reserve: Reserve = Reserve(),  # noqa: B008 - frozen
+) -> Any:
     """Build the handler of a real host."""
     from poold.agent.actions import Actions
     from poold.agent.engines import build_engine
 
-    return Actions(root, run, build_engine(engine), running)
+    return Actions(root, run, build_engine(engine), running, reserve=reserve)
 
 
-def main(arguments: Optional[list[str]] = None, make_handler: HandlerFactory = real_handler) -> int:
+def main(
+    arguments: Optional[list[str]] = None, make_handler: Optional[HandlerFactory] = None
+) -> int:
     """Run the agent and return its exit code."""
     os.umask(0o077)
     options = _parser().parse_args(arguments)
     if options.command == "serve":
-        return _serve(options, make_handler)
+        handler = functools.partial(real_handler, reserve=options.reserve)
+        return _serve(options, make_handler or handler)
     try:
         if options.command == "receive":
             return _receive(options)
@@ -61,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     send = commands.add_parser("send")
     for command in (serve, receive, send):
         command.add_argument("--dir", type=Path, required=True)
+    for command in (serve, receive):
+        command.add_argument("--reserve", type=read_reserve, default=Reserve())
     for command in (receive, send):
         command.add_argument("path")
         command.add_argument("--offset", type=int, default=0)
@@ -111,6 +124,7 @@ def _receive(options: argparse.Namespace) -> int:
             size=options.size,
             sha256=options.sha256,
             offset=options.offset,
+            reserve=options.reserve,
         )
         try:
             _copy_in(receiver)

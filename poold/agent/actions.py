@@ -48,6 +48,7 @@ from poold.agent.moves import Moves
 from poold.agent.observing import Observing
 from poold.agent.records import Records
 from poold.agent.replicas import Replicas
+from poold.agent.space import Reserve
 from poold.errors import Permanent, Problem, Refused, Temporary
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,15 @@ class Actions:
     """The agent's actions on one host. `running` tells the ids of the actions under way."""
 
     def __init__(
-        self, root: Path, run: Path, engine: Engine, running: Callable[[], tuple[str, ...]]
+        self,
+        root: Path,
+        run: Path,
+        engine: Engine,
+        running: Callable[[], tuple[str, ...]],
+        *,
+        reserve: Reserve = Reserve(),  # noqa: B008 - frozen
     ) -> None:
-        folders = Folders(root)
+        folders = Folders(root, reserve)
         folders.make()
         self._run = run
         self._names = _NameLocks()

@@ -24,6 +24,7 @@ from typing import Any, Callable, Optional, TypeVar
 
 from poold.agent.failpoints import failpoint
 from poold.agent.messages import BlobFacts
+from poold.agent.space import NOTHING, Reserve, require_space
 from poold.errors import Permanent, Refused, Temporary
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ T = TypeVar("T")
 FOLDERS = ("generations", "images")
 CHUNK_BYTES = 1024 * 1024
 LOCK_WAIT_SECONDS = 25.0  # longer than a receiver waits for bytes that will never come
+_LITTLE_BYTES = 1 << 20  # a manifest: worthless without it is what came before
 _WANTED = 1.0  # the access time of a part that another receiver waits for
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -73,7 +75,8 @@ class Receiver:
     """One file on its way in. `write` in order, then `finish`; `close` always.
 
     Opening waits for another receiver of the same file to end, LOCK_WAIT_SECONDS at most. Bytes
-    beyond `offset` in the part are dropped. Closed without `finish`: the part stays.
+    beyond `offset` in the part are dropped. Closed without `finish`: the part stays. What would not
+    leave `reserve` free is refused before anything is written: Temporary("host.disk-full").
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Receiver:
         size: int,
         sha256: str,
         offset: int,
+        reserve: Reserve = NOTHING,
         lock_wait_seconds: float = LOCK_WAIT_SECONDS,
     ) -> None:
         self._path, self._size, self._sha256 = path, size, sha256
@@ -93,6 +97,8 @@ class Receiver:
         self._digest = hashlib.sha256()
         if not 0 <= offset <= size:
             raise Refused("blob.bad-offset", f"cannot receive {path} from byte {offset} of {size}")
+        if size - offset > _LITTLE_BYTES:
+            require_space([(root, size - offset)], f"receive {path}", reserve)
         with _folder(root, _split(path), create=True) as folder:
             assert folder is not None  # noqa: S101 - it was created
             self._folder = os.dup(folder)

@@ -53,6 +53,8 @@ class Builds:
         """Do the steps one after the other; cancelled or failing, all of them are undone."""
         began = time.monotonic()
         application = request.application
+        places = (self._folders.root, await self._engine.storage())
+        self._folders.require([(each, 0) for each in places], f"build {request.placement.pool}")
         build = replace(request.placement, name=BUILD_PREFIX + action[:_SHORT])
         proof = replace(request.placement, name=PROOF_PREFIX + action[:_SHORT])
         phases: Phases = {}
@@ -129,11 +131,11 @@ class Builds:
                 f"cannot freeze {build.pool}: it ended before it could be frozen",
                 hint="look at what the warm-up requests or the before_checkpoint hook do to it",
             )
+        await freezing.require_room(self._engine, build.pool, up.container_id, self._folders)
         report(Progress("checkpointing"))
         frozen = freezing.checkpoint(
             self._engine,
             build.name,
-            up.container_id,
             application,
             prepared / ARCHIVE,
         )

@@ -20,11 +20,12 @@ from pathlib import Path
 
 from poold.agent.criu_trial import try_criu
 from poold.agent.engines.base import Chooser, Engine
-from poold.agent.folders import Folders, free_bytes
+from poold.agent.folders import Folders
 from poold.agent.freezing import cpu_flags
 from poold.agent.messages import Examine, Finding, Findings
 from poold.agent.observing import memory_free_bytes
 from poold.agent.process import run
+from poold.agent.space import lacking, tightest
 from poold.errors import Problem
 
 _CHECK_SECONDS = 40.0
@@ -211,11 +212,19 @@ class Examination:
         return Finding("zstd", "ok", "zstd is installed")
 
     async def _disk(self) -> Finding:
-        storage = await self._engine.storage()
-        worst = min((self._folders.root, storage), key=free_bytes)
-        free = free_bytes(worst)
-        text = f"{free / (1 << 30):.1f} GiB free under {worst}"
-        if free < _DISK_BYTES:
+        places = (self._folders.root, await self._engine.storage())
+        left = tightest(places, self._folders.reserve)
+        text = (
+            f"{left.free_bytes / (1 << 30):.1f} GiB free under {left.folder},"
+            f" {left.reserve_bytes / (1 << 30):.1f} GiB of them in reserve"
+        )
+        if left.free_bytes < left.reserve_bytes:
+            return Finding(
+                "disk", "warning", lacking(left.folder, 0, self._folders.reserve),
+                "no checkpoint is made, no generation or image taken, no replica moved away",
+                "free some space, or lower disk_reserve of this host",
+            )  # fmt: skip
+        if left.free_bytes - left.reserve_bytes < _DISK_BYTES:
             return Finding(
                 "disk", "warning", text, "a checkpoint takes about the application's memory, twice",
                 "free some space, or set agent_dir to a roomier disk",

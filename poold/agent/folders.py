@@ -10,10 +10,11 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from poold.errors import Refused, Temporary
+from poold.agent.space import Reserve, require_space
+from poold.errors import Refused
 
 _MODE_FOLDER = 0o700  # a checkpoint is memory: for root alone
 _MODE_FILE = 0o600
@@ -22,9 +23,10 @@ _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 
 @dataclass(frozen=True)
 class Folders:
-    """The agent's folders under its root."""
+    """The agent's folders under its root, and what stays free where it writes."""
 
     root: Path
+    reserve: Reserve = field(default_factory=Reserve)
 
     @property
     def generations(self) -> Path:
@@ -49,6 +51,10 @@ class Folders:
     def criu_config(self, pool: str) -> Path:
         """CRIU's configuration for a pool; containers name it in an annotation."""
         return self.root / "criu" / f"{safe_name(pool)}.conf"
+
+    def require(self, needs: list[tuple[Path, int]], what: str) -> None:
+        """Refuse what would not leave the reserve free: Temporary("host.disk-full")."""
+        require_space(needs, what, self.reserve)
 
     def make(self) -> None:
         """Make what is missing."""
@@ -100,28 +106,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def free_bytes(path: Path) -> int:
-    """Return what the agent may still write on the file system of `path`."""
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
-
-
-def require_space(needs: list[tuple[Path, int]], what: str) -> None:
-    """Refuse before anything is written: Temporary("host.disk-full") naming the folder.
-
-    Needs on the same file system add up.
-    """
-    wanted: dict[int, int] = {}
-    for folder, size in needs:
-        device = folder.stat().st_dev
-        wanted[device] = wanted.get(device, 0) + size
-        free = free_bytes(folder)
-        if free < wanted[device]:
-            raise Temporary(
-                "host.disk-full",
-                f"cannot {what}: about {wanted[device] >> 20} MiB are needed on the file system of"
-                f" {folder}, {free >> 20} MiB are free",
-                hint="free some space there, or keep fewer generations",
-            )

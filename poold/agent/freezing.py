@@ -15,7 +15,7 @@ from pathlib import Path
 
 from poold.agent import criu, probe
 from poold.agent.engines.base import Engine
-from poold.agent.folders import make_private, require_space
+from poold.agent.folders import Folders, make_private
 from poold.agent.generations import Packed
 from poold.agent.messages import Progress
 from poold.errors import Temporary
@@ -63,18 +63,22 @@ async def quiesce(
         await asyncio.sleep(_QUIESCE_INTERVAL_SECONDS)
 
 
+async def require_room(engine: Engine, name: str, container_id: str, folders: Folders) -> None:
+    """Refuse before anything is frozen what the disks cannot take: Temporary("host.disk-full")."""
+    memory = await engine.memory_bytes(container_id) + _MARGIN_BYTES
+    with_packed = int(memory * (1 + _PACKED_SHARE))
+    folders.require(
+        [(await engine.storage(), memory), (folders.root, with_packed)], f"freeze {name}"
+    )
+
+
 async def checkpoint(
     engine: Engine,
     name: str,
-    container_id: str,
     application: Application,
     archive: Path,
 ) -> None:
-    """Freeze into `archive`, if the disk can take it. The stopped container stays."""
-    memory = await engine.memory_bytes(container_id) + _MARGIN_BYTES
-    with_packed = int(memory * (1 + _PACKED_SHARE))
-    needs = [(await engine.storage(), memory), (archive.parent, with_packed)]
-    require_space(needs, f"freeze {name}")
+    """Freeze into `archive`. The stopped container stays."""
     seconds = application.checkpoint.timeout_seconds
     await engine.checkpoint(name, archive, deadline_seconds=seconds)
     make_private(archive)

@@ -25,7 +25,7 @@ from typing import Any, Optional, TypeVar
 
 from poold.agent.codec import decode
 from poold.agent.failpoints import failpoint
-from poold.agent.folders import Folders, require_space, sync, write_whole
+from poold.agent.folders import Folders, sync, write_whole
 from poold.agent.messages import GenerationFact, Progress, Seal
 from poold.agent.process import finish, run
 from poold.errors import Permanent, Problem, Refused, Temporary
@@ -138,7 +138,7 @@ class Generations:
         if await _in_thread(lambda stop: sha256_of(packed, stop)) != manifest.packed_sha256:
             _delete(folder, PACKED)
             raise _damaged(digest, PACKED)
-        require_space([(folder, manifest.archive_bytes)], f"unpack {digest[:19]}")
+        self._folders.require([(folder, manifest.archive_bytes)], f"unpack {digest[:19]}")
         report(Progress("unpacking", 0, manifest.archive_bytes))
         argv = ["zstd", "--decompress", "--quiet", "--force", "-o", str(out), str(packed)]
         finished = await run(argv, deadline_seconds=_PACK_SECONDS)

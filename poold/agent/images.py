@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from poold.agent.engines.base import Engine
-from poold.agent.folders import Folders, free_bytes
+from poold.agent.folders import Folders
 from poold.agent.generations import digest_file
 from poold.agent.messages import ExportImage, FindImage, ImageFacts, ImportImage, Progress
 from poold.errors import Permanent, Refused, Temporary
@@ -58,6 +58,8 @@ class Images:
                 )
             path = self._folders.images / f"{bare(image_id)}.tar"
             if not path.exists():
+                needs = [(scratch, await self._engine.image_bytes(request.image))]
+                self._folders.require(needs, f"export the image {request.image}")
                 report(Progress("exporting the image"))
                 part = scratch / path.name
                 await self._engine.save_image(request.image, part)
@@ -79,12 +81,8 @@ class Images:
                     f"cannot load the image {request.image}: {request.path} has not arrived",
                     hint="send it again",
                 )
-            if free_bytes(await self._engine.storage()) < path.stat().st_size:
-                raise Temporary(
-                    "host.disk-full",
-                    f"cannot load the image {request.image}: podman's storage has too little space",
-                    hint="free some space there, for example with podman image prune",
-                )
+            needs = [(await self._engine.storage(), path.stat().st_size)]
+            self._folders.require(needs, f"load the image {request.image}")
             report(Progress("loading the image"))
             found = await self._engine.load_image(path, request.image)
         path.unlink(missing_ok=True)

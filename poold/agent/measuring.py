@@ -20,7 +20,7 @@ from poold.agent.bench_messages import Measure, Measured, Took
 from poold.agent.bringup import BringUp, Create, Up, undone
 from poold.agent.builds import PROOF_PREFIX
 from poold.agent.engines.base import Chooser, Engine, Floor, Published
-from poold.agent.folders import Folders, make_private, require_space, safe_name
+from poold.agent.folders import Folders, make_private, safe_name
 from poold.agent.generations import Generations
 from poold.agent.messages import Placement, Progress
 from poold.agent.probe import Reach
@@ -118,7 +118,7 @@ class Measuring:
     ) -> None:
         need = await self._engine.memory_bytes(container_id) + _MARGIN_BYTES
         needs = [(await self._engine.storage(), need), (scratch, need)]
-        require_space(needs, f"freeze {name}")
+        self._folders.require(needs, f"freeze {name}")
         made = scratch / article.name
         await check(
             ["podman", "container", "checkpoint", "--export", str(made), name],

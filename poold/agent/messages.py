@@ -98,7 +98,8 @@ class Observation:
     generations: tuple[GenerationFact, ...] = ()
     running_actions: tuple[str, ...] = ()  # action ids
     facts: dict[str, str] = field(default_factory=dict)
-    disk_free_bytes: int = 0
+    disk_free_bytes: int = 0  # where least is left above the reserve
+    disk_reserve_bytes: int = 0
     memory_free_bytes: int = 0
 
 

@@ -84,6 +84,7 @@ class Moves:
         phases: Phases = {}
         prepared = scratch / "generation"
         prepared.mkdir(mode=0o700)
+        await freezing.require_room(self._engine, record.name, record.container_id, self._folders)
         seconds = application.checkpoint.quiesce_deadline_seconds
         quiet = freezing.quiesce(self._engine, record.name, record.container_id, seconds, report)
         await timed(phases, "quiesce", quiet)
@@ -93,7 +94,7 @@ class Moves:
         failpoint("capture.marked")
         try:
             frozen = freezing.checkpoint(
-                self._engine, record.name, record.container_id, application, prepared / ARCHIVE
+                self._engine, record.name, application, prepared / ARCHIVE
             )  # fmt: skip
             await timed(phases, "checkpoint", frozen)
             failpoint("capture.frozen")

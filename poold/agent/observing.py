@@ -18,11 +18,12 @@ from pathlib import Path
 from poold.agent.bringup import BUILD, POOL, is_ours
 from poold.agent.builds import BUILD_PREFIX, PROOF_PREFIX
 from poold.agent.engines.base import Container, Engine
-from poold.agent.folders import Folders, free_bytes
+from poold.agent.folders import Folders
 from poold.agent.generations import Generations
 from poold.agent.journal import read_boot_id
 from poold.agent.messages import ContainerFact, Observation, Observe
 from poold.agent.records import Record, Records
+from poold.agent.space import tightest
 from poold.errors import Problem
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Observing:
         self._forget_gone(records, containers, request.fleet)
         kept = await self._sweep_containers(containers, running, request.fleet)
         facts = [await self._fact(container, records, request, running) for container in kept]
+        free, reserve = await self._disk()
         return Observation(
             boot_id=read_boot_id(),
             now=time.time(),
@@ -75,9 +77,16 @@ class Observing:
             generations=self._generations.list(),
             running_actions=running,
             facts=await self._facts(),
-            disk_free_bytes=free_bytes(self._folders.root),
+            disk_free_bytes=free,
+            disk_reserve_bytes=reserve,
             memory_free_bytes=memory_free_bytes(),
         )
+
+    async def _disk(self) -> tuple[int, int]:
+        """Return what is free and what is to stay free, where the least is left to write."""
+        places = (self._folders.root, await self._engine.storage())
+        left = tightest(places, self._folders.reserve)
+        return left.free_bytes, left.reserve_bytes
 
     async def _fact(
         self,

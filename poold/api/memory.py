@@ -192,6 +192,7 @@ class MemoryFleet:
                     **self.facts.get(name, {}),
                 },
                 disk_free_bytes=40 << 30,
+                disk_reserve_bytes=1 << 30,
                 memory_free_bytes=8 << 30,
                 mark=self.marks.get(name, ""),
                 closed=f"{name} is {self.marks[name]} by test" if name in self.marks else "",

@@ -12,6 +12,7 @@ from poold.cli.examples import examples
 from poold.cli.failures import printable
 from poold.cli.output import print_json
 from poold.cli.session import Session
+from poold.cli.tables import no_room
 from poold.errors import Refused, problem_from_json
 from poold.model.compat import CPU_FLAGS
 from poold.model.fleet import Change
@@ -42,12 +43,14 @@ def show(session: Session, host: str, as_json: bool) -> None:
     now = time.time()
     seen = tables.age(found.seen_at, now)
     disk, memory = tables.size(found.disk_free_bytes), tables.size(found.memory_free_bytes)
+    if found.disk_reserve_bytes:
+        disk += f" ({tables.size(found.disk_reserve_bytes)} of it in reserve)"
     fields = (
         ("host", found.name),
         ("state", found.state),
         ("mark", found.mark),
         ("revision", str(found.revision)),
-        ("note", "; ".join(text for text in (found.reason, found.closed) if text)),
+        ("note", "; ".join(text for text in (found.reason, found.closed, no_room(found)) if text)),
         ("seen", f"{seen} ago" if seen else ""),
         ("free", f"disk {disk or 'unknown'}, memory {memory or 'unknown'}"),
         *((name, text) for name, text in sorted(found.facts.items()) if name != CPU_FLAGS),

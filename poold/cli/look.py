@@ -110,6 +110,7 @@ def hosts(session: Session, as_json: bool) -> None:
                 for text in (
                     host.reason,
                     host.closed,
+                    tables.no_room(host),
                     *(
                         f"generation {each.generation} of {each.pool} is quarantined"
                         for each in host.quarantine

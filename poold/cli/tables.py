@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poold.cli.failures import printable
+from poold.model.fleet import HostStatus
 
 _STATE_COLOURS = {
     "ready": "green", "up": "green", "settled": "green", "ok": "green",
@@ -99,6 +100,14 @@ def size(count_bytes: int | None) -> str:
             return f"{amount:.0f} {unit}"
         amount /= 1000
     return f"{amount:.1f} GB" if amount < 999.5 else f"{amount / 1000:.1f} TB"
+
+
+def no_room(host: HostStatus) -> str:
+    """Say that a host's disk is down to its reserve; nothing where it is not."""
+    free, reserve = host.disk_free_bytes, host.disk_reserve_bytes
+    if free is None or reserve is None or free >= reserve:
+        return ""
+    return f"less disk is free than its reserve of {size(reserve)}: no new generation fits"
 
 
 def phases(seconds_by_phase: Mapping[str, float]) -> str:

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 from poold.config.lines import Place
-from poold.config.mistake import Mistake, absolute, at, at_least, port, port_range
+from poold.config.mistake import (
+    Mistake,
+    absolute,
+    at,
+    at_least,
+    disk_reserve,
+    port,
+    port_range,
+)
 from poold.config.names import NAME_RULE, is_name
 from poold.model.fleet import Host, HostName
 
@@ -26,6 +34,7 @@ def host_mistakes(host: Host, place: Place) -> Iterator[Mistake]:
             (*place, "publish_ports"),
             message=f'cannot be {host.publish_ports!r}: a range such as "20000-20999" is needed',
         )
+    yield from disk_reserve(host.disk_reserve, (*place, "disk_reserve"))
     for key in ("address", "publish_address", "user", "python"):
         text = getattr(host, key)
         may_be_empty = key == "publish_address"

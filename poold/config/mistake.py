@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from poold.agent.space import read_reserve
 from poold.config.lines import Place
 
 HIGHEST_PORT: Final = 65535
@@ -51,6 +52,14 @@ def positive(number: float | None, place: Place) -> Iterator[Mistake]:
     """Refuse zero, what is negative, infinite and no number."""
     if number is not None and not 0 < number < float("inf"):
         yield at(place, message=f"cannot be {number}: a finite number above 0 is needed")
+
+
+def disk_reserve(text: str, place: Place) -> Iterator[Mistake]:
+    """Refuse what is neither a size nor a percentage."""
+    try:
+        read_reserve(text)
+    except ValueError as error:
+        yield at(place, message=f"cannot be {text!r}: {error}")
 
 
 def port_range(text: str) -> tuple[int, int] | None:

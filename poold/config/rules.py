@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from poold.config.host_rules import fleet_mistakes, host_mistakes
 from poold.config.lines import Place
-from poold.config.mistake import Mistake, absolute, at, port, positive
+from poold.config.mistake import Mistake, absolute, at, disk_reserve, port, positive
 from poold.config.names import NAME_RULE, is_name
 from poold.config.pool_rules import names_in_common, pool_mistakes
 from poold.config.values import LONGEST_SOCKET_PATH_BYTES, Config, DaemonConfig
@@ -43,6 +43,7 @@ def _daemon(daemon: DaemonConfig, place: Place) -> Iterator[Mistake]:
     if not _OCTAL_MODE.fullmatch(daemon.socket_mode):
         message = f'cannot be {daemon.socket_mode!r}: an octal mode such as "0660" is needed'
         yield at((*place, "socket_mode"), message=message)
+    yield from disk_reserve(daemon.disk_reserve, (*place, "disk_reserve"))
     if not is_name(daemon.fleet):
         yield at((*place, "fleet"), message=f"cannot be {daemon.fleet!r}: {NAME_RULE}")
     for field in fields(daemon):

@@ -22,6 +22,7 @@ class DaemonConfig:
     """
 
     state_dir: str = "/var/lib/poold"
+    disk_reserve: str = "64m"  # of state_dir's disk: a wish is refused when less is free
     socket: str = "/run/poold/poold.sock"
     socket_mode: str = "0660"  # octal
     listen: str | None = None  # "host:port" of the API over TCP

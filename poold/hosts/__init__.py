@@ -19,10 +19,11 @@ def link_to(host: Host, *, engine: str = "oci", run_dir: str | None = None) -> H
         return SshHost(host, engine=engine, run_dir=run_dir)
     from poold.agent.__main__ import real_handler
     from poold.agent.runner import Handler
+    from poold.agent.space import read_reserve
     from poold.hosts.local import LocalHost
 
     def make_handler(root: Path, run: Path, running: Callable[[], tuple[str, ...]]) -> Handler:
-        handler: Handler = real_handler(root, run, engine, running)
+        handler: Handler = real_handler(root, run, engine, running, read_reserve(host.disk_reserve))
         return handler
 
     return LocalHost(host, make_handler, run=Path(run_dir or run_dir_of(host)))

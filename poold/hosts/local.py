@@ -20,6 +20,7 @@ from poold.agent.journal import Journal, read_boot_id
 from poold.agent.messages import Event, Progress, Request
 from poold.agent.minding import Watchful
 from poold.agent.runner import Handler, Runner
+from poold.agent.space import read_reserve
 from poold.errors import Permanent, Problem, problem_from_json
 from poold.hosts.base import OnEvent, OnProgress
 from poold.hosts.wire import unreachable
@@ -43,6 +44,7 @@ class LocalHost:
         """`run` is the run folder of the agent; see `run_dir_of`."""
         self.name = host.name
         self._root = Path(host.agent_dir)
+        self._reserve = read_reserve(host.disk_reserve)
         self._run = run
         self._make_handler = make_handler
         self._boot_id = read_boot_id()
@@ -165,6 +167,7 @@ class LocalHost:
                     size=size,
                     sha256=sha256,
                     offset=offset,
+                    reserve=self._reserve,
                     lock_wait_seconds=_LOCK_WAIT_SECONDS,
                 )
             )

@@ -92,6 +92,7 @@ async def start_agent(
     Raises Permanent("host.no-python") and Temporary("host.no-agent").
     """
     serve = ["serve", "--dir", paths.agent_dir, "--run", paths.run_dir, "--engine", engine]
+    serve += ["--reserve", host.disk_reserve]
     size = str(len(bundle.content))
     command = shlex.join(
         [host.python, "-c", _BOOTSTRAP, paths.code_dir, bundle.sha256, size, *serve]

@@ -289,6 +289,7 @@ class SshHost:
     ) -> None:
         """Append to the part, verify at the end. See `HostLink.write_blob`."""
         sizes = ["--size", str(size), "--sha256", sha256, "--offset", str(offset)]
+        sizes += ["--reserve", self._host.disk_reserve]
         process = await self._run("receive", path, *sizes)
         try:
             await self._pour(process, chunks)

@@ -83,6 +83,7 @@ class Host:
     max_replicas: int = 100
     agent_dir: str = "/var/lib/poold-agent"
     python: str = "python3"
+    disk_reserve: str = ""  # "2g" or "5%" that stay free; "" means 5 %, 1 GiB at most
 
     @property
     def published_at(self) -> str:
@@ -225,7 +226,8 @@ class HostStatus:
     boot_id: str = ""
     seen_at: Optional[float] = None
     facts: dict[str, str] = field(default_factory=dict)  # versions, kernel, python
-    disk_free_bytes: Optional[int] = None
+    disk_free_bytes: Optional[int] = None  # where least is left above the reserve
+    disk_reserve_bytes: Optional[int] = None  # what nothing that writes much may take of it
     memory_free_bytes: Optional[int] = None
     reason: str = ""
     mark: Literal["", "cordoned", "fenced"] = ""  # what an operator said of it

@@ -47,6 +47,7 @@ class _Host:
     running_actions: frozenset[str] = frozenset()
     facts: dict[str, str] = field(default_factory=dict)
     disk_free_bytes: int | None = None
+    disk_reserve_bytes: int | None = None
     memory_free_bytes: int | None = None
     images: set[str] = field(default_factory=set)
     touched: dict[str, int] = field(default_factory=dict)
@@ -165,6 +166,7 @@ class World:
             seen_at=known.seen_at or link.seen_at,
             facts={**link.facts, **known.facts},
             disk_free_bytes=known.disk_free_bytes,
+            disk_reserve_bytes=known.disk_reserve_bytes,
             memory_free_bytes=known.memory_free_bytes,
             reason=reason,
             mark=mark.mark if mark else "",
@@ -278,6 +280,7 @@ class World:
         known.running_actions = frozenset(seen.running_actions)
         known.facts = dict(seen.facts)
         known.disk_free_bytes = seen.disk_free_bytes
+        known.disk_reserve_bytes = seen.disk_reserve_bytes
         known.memory_free_bytes = seen.memory_free_bytes
         return known.believed() != before
 

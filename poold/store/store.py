@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from poold.agent.codec import decode, decode_request, encode
 from poold.agent.messages import Sealed, Started
+from poold.agent.space import NOTHING, Reserve, lacking
 from poold.errors import Temporary
 from poold.model.application import Application
 from poold.model.fleet import (
@@ -64,8 +65,16 @@ class Store:
     `clock` counts seconds since the epoch. Use it from one thread.
     """
 
-    def __init__(self, state_dir: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        reserve: Reserve = NOTHING,
+    ) -> None:
+        """`reserve` stays free of the disk for what was accepted: without it no wish is."""
         self._database = Database(state_dir)
+        self._state_dir, self.reserve = state_dir, reserve
         self._clock = clock
         self._changes = Changes(self._database, clock)
         self.hosts = HostMarks(self._database, clock)
@@ -133,9 +142,13 @@ class Store:
         reason: str,
         done: bool = False,
     ) -> Change:
-        """Record an accepted wish; `done` where there is nothing to do for it."""
+        """Record an accepted wish; `done` where there is nothing to do for it.
+
+        Raises Temporary("store.disk-full") where the disk is down to its reserve.
+        """
         about = pool or wish.get("host") or wish.get("file")
         with self.transaction():
+            self._require_room()
             change = self._changes.add(
                 pool=pool, kind=kind, wish=wish, actor=actor, reason=reason, done=done
             )
@@ -150,6 +163,16 @@ class Store:
             if done:
                 self._say_ended(change)
         return change
+
+    def _require_room(self) -> None:
+        lack = lacking(self._state_dir, 0, self.reserve)
+        if lack:
+            raise Temporary(
+                "store.disk-full",
+                f"cannot accept a wish: {lack}",
+                hint="free some space there, or lower daemon.disk_reserve; nothing that was"
+                " accepted is lost",
+            )
 
     def _say_ended(self, change: Change) -> None:
         problem = {key: text for key, text in (change.problem or {}).items() if key != "detail"}

@@ -496,6 +496,28 @@ async def test_a_part_is_resumed(link, root):
     assert (root / path).read_bytes() == data
 
 
+async def write_much(link):
+    await link.write_blob(
+        "images/much.tar", size=2 << 20, sha256="", offset=0, chunks=pieces(bytes(2 << 20), 1 << 20)
+    )
+
+
+async def test_a_file_that_would_take_of_the_reserve_is_refused(root, sshd, tmp_path):
+    """Near and far the host's own disk_reserve counts, before the first byte is written."""
+    far = replace(ssh_host(sshd, root), disk_reserve="1000000t")
+    near = replace(far, name=HostName("near"), kind="local", agent_dir=str(tmp_path / "near"))
+    links = (
+        SshHost(far, bundle=BUNDLE, patience=FAST),
+        LocalHost(near, fake_agent_handler, run=tmp_path / "run"),
+    )
+    for each in links:
+        async with opened(each) as link:
+            with pytest.raises(Temporary) as caught:
+                await write_much(link)
+            assert caught.value.code == "host.disk-full"
+    assert not list(tmp_path.rglob("*.part"))
+
+
 async def test_a_damaged_file_is_deleted(link, root):
     """A wrong digest is found at the end; nothing of the file stays."""
     data = os.urandom(10_000)

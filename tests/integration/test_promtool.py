@@ -63,6 +63,8 @@ tests:
         values: '0x10 1x10'
       - series: 'poold_host_disk_free_bytes{{job="poold", instance="x", host="b"}}'
         values: '100x20'
+      - series: 'poold_host_disk_reserve_bytes{{job="poold", instance="x", host="b"}}'
+        values: '200x20'
       - series: 'poold_checkpoint_size_bytes{{job="poold", instance="x", pool="hello"}}'
         values: '50x20'
       - series: 'poold_roll{{job="poold", instance="x", pool="hello", state="paused"}}'
@@ -102,6 +104,13 @@ tests:
               summary: replicas of hello came up by cold, not by restoring
               description: They are slower, not wrong. The replica's record has the reason
                 and CRIU's last lines.
+      - alertname: PooldDiskReserveTouched
+        eval_time: 8m
+        exp_alerts:
+          - exp_labels: {{severity: warning, job: poold, instance: x, host: b}}
+            exp_annotations:
+              summary: host b begins nothing that writes much
+              description: 100B are free, less than its disk_reserve; `poold doctor` names the disk.
       - alertname: PooldDiskLow
         eval_time: 8m
         exp_alerts:
@@ -153,7 +162,7 @@ def full_metrics() -> Metrics:
         pools=[PoolStatus(HELLO, desired=1, ready=1, generation=1, sentence="")],
         replicas=[Replica(ReplicaName("hello1"), HELLO, "ready")],
         generations={HELLO: [Generation(HELLO, 1, Digest("sha256:0"), manifest, A, 1.0)]},
-        hosts=[HostStatus(A, "up", disk_free_bytes=1, memory_free_bytes=1)],
+        hosts=[HostStatus(A, "up", disk_free_bytes=1, disk_reserve_bytes=1, memory_free_bytes=1)],
         reconciled_at=1.0,
     )
     for method in ("cold", "restore"):

@@ -113,6 +113,7 @@ async def test_every_failure_has_the_words_of_criu(
 ) -> None:
     """Refused, killed, out of space or hanging: the log says how far it came."""
     engine = make_engine(CALLS[call], then)
+    (tmp_path / "x").touch()
     seconds = 0.5 if "sleep" in then else 60.0
     asked = {
         "checkpoint": lambda: engine.checkpoint("a1", tmp_path / "x", deadline_seconds=seconds),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from poold.agent import folders
+from poold.agent import folders, space
 from poold.agent.codec import encode
 from poold.agent.freezing import cpu_flags
 from poold.agent.generations import Generations, pack, sha256_of
@@ -31,12 +31,12 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_needs_on_one_file_system_add_up(tmp_path: Path) -> None:
     """Two folders on the same disk do not both get all of it."""
-    free = folders.free_bytes(tmp_path)
+    free = space.free_bytes(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
-    folders.require_space([(tmp_path, free // 3), (other, free // 3)], "freeze hello")
+    space.require_space([(tmp_path, free // 3), (other, free // 3)], "freeze hello")
     with pytest.raises(Problem) as caught:
-        folders.require_space([(tmp_path, free // 3 * 2), (other, free // 3 * 2)], "freeze hello")
+        space.require_space([(tmp_path, free // 3 * 2), (other, free // 3 * 2)], "freeze hello")
     assert caught.value.code == "host.disk-full"
     assert caught.value.message.startswith("cannot freeze hello: about ")
 

@@ -248,6 +248,8 @@ path = "ready"
         ("[hosts.a] # HERE\nkey_file='/k'\nknown_hosts_file='/h'", "hosts.a.address", "left out"),
         (HOST_A.replace('"/x/key"', '"key" # HERE'), "hosts.a.key_file", "an absolute path"),
         (HOST_A + "port = 0 # HERE", "hosts.a.port", "a port is from 1 to 65535"),
+        (HOST_A + "disk_reserve = '5 percent' # HERE", "hosts.a.disk_reserve", "a size such as"),
+        ("[daemon]\ndisk_reserve = '100%' # HERE\n" + HOST_A, "daemon.disk_reserve", "a size such"),
         (HOST_A + "publish_ports = '9-1' # HERE", "hosts.a.publish_ports", "a range such as"),
         (HOST_A + "publish_ports = '1-70000' # HERE", "hosts.a.publish_ports", "a range such as"),
         (HOST_A + "publish_ports = '20000' # HERE", "hosts.a.publish_ports", "a range such as"),

@@ -107,6 +107,12 @@ def test_a_daemon_in_order_has_no_complaint(config):
     assert set(_worse(config)) <= {"disk"}  # the machine's own disk may be full
 
 
+def test_a_state_folder_without_its_reserve_is_a_warning(config):
+    """The figures are named: wishes are refused there."""
+    config = replace(config, daemon=replace(config.daemon, disk_reserve="1000000t"))
+    assert "less than the reserve" in _worse(config)["disk"].what
+
+
 @pytest.mark.parametrize(
     ("name", "check"),
     [("key", "key of a"), ("known_hosts", "known_hosts of a"), ("token", "token")],

@@ -126,7 +126,7 @@ def test_shows_the_fleet_as_observed() -> None:
             ]
         },
         hosts=[
-            HostStatus(A, "up", disk_free_bytes=5, quarantine=(QUARANTINE,)),
+            HostStatus(A, "up", disk_free_bytes=5, disk_reserve_bytes=7, quarantine=(QUARANTINE,)),
             HostStatus(B, "unknown"),
         ],
         reconciled_at=1059.0,
@@ -152,6 +152,7 @@ def test_shows_the_fleet_as_observed() -> None:
     assert value(found, "poold_host_quarantined_generations", host="b") == 0
     assert value(found, "poold_host_disk_free_bytes", host="a") == 5
     assert value(found, "poold_host_disk_free_bytes", host="b") is None
+    assert value(found, "poold_host_disk_reserve_bytes", host="a") == 7
     assert value(found, "poold_last_reconcile_timestamp_seconds") == 1059
     build = {"version": "0.1.0", "python": platform.python_version()}
     assert value(found, "poold_build_info", **build) == 1

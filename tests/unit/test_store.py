@@ -15,6 +15,7 @@ from dataclasses import replace
 import pytest
 
 from poold.agent.messages import Placement, Remove, Restore, Sealed, Started
+from poold.agent.space import read_reserve
 from poold.errors import Permanent, Refused, Temporary
 from poold.model.application import Application, HttpProbe
 from poold.model.fleet import Manifest
@@ -144,6 +145,18 @@ def test_a_full_disk_refuses_the_wish_and_loses_nothing(store, tmp_path):
     store._database._connection.execute("PRAGMA max_page_count = 1000000")
     store.put_wish(Wish(name="hello3", pool="hello"))
     assert [w.name for w in store.wishes()] == ["hello1", "hello3"]
+
+
+def test_a_disk_down_to_its_reserve_refuses_wishes_and_records_what_was_accepted(store):
+    """What is left is for what was promised; the setting and the figures are named."""
+    change = accept(store)
+    store.reserve = read_reserve("1000000t")
+    with pytest.raises(Temporary, match=r"cannot accept a wish: .* MiB are free") as problem:
+        accept(store)
+    assert problem.value.code == "store.disk-full"
+    assert "daemon.disk_reserve" in problem.value.hint
+    store.end_change(change.id, "settled", progress="done")
+    assert [one.state for one in store.changes()] == ["settled"]
 
 
 def test_a_transaction_is_whole_or_nothing(store):

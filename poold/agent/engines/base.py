@@ -157,6 +157,9 @@ class Engine(Protocol):
     async def image_id(self, image: str) -> str:
         """Return the content id of an image given by name or id; "" when it is absent."""
 
+    async def image_bytes(self, image: str) -> int:
+        """Return about how large an archive of the image is; 0 where that is not known."""
+
     async def save_image(self, image: str, archive: Path) -> None:
         """Write the image's archive, such that loading it gives the same content id."""
 

@@ -221,6 +221,10 @@ class MemoryEngine:
         by_id = image if image in self._images.values() else ""
         return self._images.get(image, by_id)
 
+    async def image_bytes(self, image: str) -> int:  # noqa: ARG002
+        """See Engine."""
+        return 1 << 10
+
     async def save_image(self, image: str, archive: Path) -> None:
         """See Engine."""
         _write(archive, {"image": image, "id": await self.image_id(image)})

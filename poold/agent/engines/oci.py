@@ -325,6 +325,10 @@ class OciEngine:
         """See Engine."""
         return await self._podman.image_id(image)
 
+    async def image_bytes(self, image: str) -> int:
+        """See Engine."""
+        return await self._podman.image_bytes(image)
+
     async def save_image(self, image: str, archive: Path) -> None:
         """See Engine."""
         await self._podman.save_image(image, archive)

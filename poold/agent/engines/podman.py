@@ -22,6 +22,7 @@ from poold.agent.engines import podman_words as words
 from poold.agent.engines.base import Container, Executed, Launch, Published, Versions
 from poold.agent.engines.podman_words import Installation
 from poold.agent.process import CommandFailed, Finished, check, run
+from poold.agent.space import require_space
 from poold.errors import Permanent, Problem, Refused, Temporary
 
 _QUERY_SECONDS = 30.0
@@ -95,7 +96,8 @@ class PodmanEngine:
     async def restore(
         self, archive: Path, name: str, published: tuple[Published, ...], *, deadline_seconds: float
     ) -> str:
-        """See Engine."""
+        """See Engine. podman unpacks the archive beside the container first."""
+        require_space([(await self.storage(), _size(archive))], f"restore {name}")
         arguments = ("restore", "--import", str(archive), "--name", name)
         ports = words.publish_arguments(published)
         finished = await self._by_criu("restore", name, (*arguments, *ports), deadline_seconds)
@@ -171,11 +173,7 @@ class PodmanEngine:
     async def execute(
         self, name: str, command: tuple[str, ...], *, stdin: bytes, timeout_seconds: float
     ) -> Executed:
-        """See Engine.
-
-        podman 5.8 may lose the output of a command that ends without reading the input it is
-        given: then only its status is told.
-        """
+        """See Engine. podman 5.8 may lose the output of a command that does not read its input."""
         interactive = ("--interactive",) if stdin else ()
         finished = await run(
             [self._program, "exec", *interactive, name, *command],
@@ -205,6 +203,13 @@ class PodmanEngine:
             deadline_seconds=_QUERY_SECONDS,
         )
         return finished.stdout.decode().strip() if finished.status == 0 else ""
+
+    async def image_bytes(self, image: str) -> int:
+        """See Engine: its layers as they are stored."""
+        argv = [self._program, "image", "inspect", "--format", "{{.Size}}", image]
+        finished = await run(argv, deadline_seconds=_QUERY_SECONDS)
+        size = finished.stdout.strip()
+        return int(size) if finished.status == 0 and size.isdigit() else 0
 
     async def save_image(self, image: str, archive: Path) -> None:
         """See Engine. An image saved in another format than its own comes back as another one."""
@@ -371,6 +376,10 @@ def end_of(path: Path) -> bytes:
             return file.read()
     except OSError:
         return b""
+
+
+def _size(archive: Path) -> int:
+    return archive.stat().st_size
 
 
 def _write_environment(launch: Launch) -> Path:

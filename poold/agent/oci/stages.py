@@ -27,10 +27,11 @@ from typing import Any, Optional
 
 from poold.agent import criu, proc
 from poold.agent.failpoints import failpoint
-from poold.agent.folders import require_space, write_whole
+from poold.agent.folders import write_whole
 from poold.agent.oci import bundles, kernel
 from poold.agent.oci.bundles import Template
 from poold.agent.process import check
+from poold.agent.space import require_space
 from poold.errors import Permanent
 
 _MARK, _ARCHIVE = "stage.json", "archive.tar"

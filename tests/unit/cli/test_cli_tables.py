@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, strategies as st
 
 from poold.cli import tables
 from poold.cli.tables import Column
+from poold.model.fleet import HostStatus
 
 
 @pytest.mark.parametrize(
@@ -89,3 +92,11 @@ def test_states_are_coloured_without_breaking_the_columns():
     """Colour surrounds the padded cell, so that widths stay right."""
     text = tables.table((Column("S"), Column("X")), [("up", "1"), ("failed", "2")], colour=True)
     assert text.splitlines()[1] == "\x1b[32mup    \x1b[0m  1"
+
+
+def test_a_host_down_to_its_reserve_says_so():
+    """Only where less is free than the reserve, and both are known."""
+    low = HostStatus("a", "up", disk_free_bytes=10, disk_reserve_bytes=2_000_000_000)
+    assert tables.no_room(low).startswith("less disk is free than its reserve of 2.0 GB")
+    assert not tables.no_room(replace(low, disk_free_bytes=3_000_000_000))
+    assert not tables.no_room(replace(low, disk_reserve_bytes=None))
