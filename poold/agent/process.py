@@ -12,9 +12,9 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from poold.errors import Permanent, Temporary
 
@@ -27,6 +27,7 @@ _UNIT_PREFIXES = ("LISTEN_", "WATCHDOG_", "NOTIFY_")
 TERM_SECONDS = 1.0  # between asking a program to end and ending it
 KILL_SECONDS = 1.0  # until it has ended
 _TAIL_BYTES = 4000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,15 @@ async def finish(work: Coroutine[Any, Any, None]) -> None:
     task.result()
     if cancelled:
         raise asyncio.CancelledError
+
+
+async def settled(work: Awaitable[T]) -> T:
+    """Wait for bounded work that cannot be stopped; being cancelled takes effect afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled = await _settled(task)
+    if cancelled:
+        raise asyncio.CancelledError
+    return task.result()
 
 
 async def _settled(task: asyncio.Future[Any]) -> bool:

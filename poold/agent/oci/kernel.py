@@ -11,10 +11,12 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _MNT_DETACH = 2
+_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+_CLONE_NEWNS = 0x00020000
 _CLONE_NEWUTS = 0x04000000
 _LONGEST_OPTIONS = 4000  # mount(2) takes one page, the terminating zero included
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -65,20 +67,46 @@ def remove_namespace(path: Path) -> None:
 
 def name_host(pid: int, name: str) -> None:
     """Give the UTS namespace of a process another host name."""
-    failed: list[OSError] = []
 
     def work() -> None:
-        # In a thread of its own: setns(2) for UTS moves the calling thread only, and it ends here.
+        with Path(f"/proc/{pid}/ns/uts").open("rb") as namespace:
+            if _LIBC.setns(namespace.fileno(), _CLONE_NEWUTS) != 0:
+                raise _failed(Path(namespace.name))
+        if _LIBC.sethostname(name.encode(), len(name.encode())) != 0:
+            raise _failed(Path(f"/proc/{pid}/ns/uts"))
+
+    _in_thread_of_its_own(work)
+
+
+def without_mounts(targets: Sequence[Path], work: Callable[[], None]) -> None:
+    """Do something, and start programs, where nothing is mounted at `targets`.
+
+    Nobody else sees that: the mounts are those of a thread, and go with it.
+    """
+
+    def elsewhere() -> None:
+        if _LIBC.unshare(_CLONE_NEWNS) != 0:
+            raise _failed(Path("/"))
+        if _LIBC.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) != 0:
+            raise _failed(Path("/"))
+        for target in targets:
+            unmount(target)
+        work()
+
+    _in_thread_of_its_own(elsewhere)
+
+
+def _in_thread_of_its_own(work: Callable[[], None]) -> None:
+    """Call something that moves its thread to other namespaces; the thread ends with it."""
+    failed: list[BaseException] = []
+
+    def caught() -> None:
         try:
-            with Path(f"/proc/{pid}/ns/uts").open("rb") as namespace:
-                if _LIBC.setns(namespace.fileno(), _CLONE_NEWUTS) != 0:
-                    raise _failed(Path(namespace.name))
-            if _LIBC.sethostname(name.encode(), len(name.encode())) != 0:
-                raise _failed(Path(f"/proc/{pid}/ns/uts"))
-        except OSError as error:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised below, where it is waited for
             failed.append(error)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=caught)
     thread.start()
     thread.join()
     if failed:

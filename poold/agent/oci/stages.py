@@ -19,8 +19,9 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -30,9 +31,9 @@ from poold.agent.failpoints import failpoint
 from poold.agent.folders import write_whole
 from poold.agent.oci import bundles, kernel
 from poold.agent.oci.bundles import Template
-from poold.agent.process import check
+from poold.agent.process import CommandFailed, Finished, check, clean_environment, settled
 from poold.agent.space import require_space
-from poold.errors import Permanent
+from poold.errors import Permanent, Temporary
 
 _MARK, _ARCHIVE = "stage.json", "archive.tar"
 _PART = ".part"
@@ -174,9 +175,9 @@ class Stages:
             part = folder.with_name(f"{folder.name}.{os.getpid()}{_PART}")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(mode=0o700, parents=True)
-            for number, layer in enumerate(await self._layers(image_id)):
-                argv = ["cp", "--archive", "--link", str(layer), str(part / str(number))]
-                await check(argv, deadline_seconds=_UNPACK_SECONDS)
+            layers = await self._layers(image_id)
+            loop = asyncio.get_running_loop()
+            await settled(loop.run_in_executor(None, _link, layers, part))
             with contextlib.suppress(OSError):  # another one was faster
                 part.rename(folder)
         return _numbered(folder)
@@ -186,6 +187,34 @@ class Stages:
         template = _template(folder)
         layers = _numbered(self._images / template.image_id[:32])
         return Stage(key, folder, template, (folder / "layer", *layers)) if layers else None
+
+
+def _link(layers: Sequence[Path], part: Path) -> None:
+    """Give each layer's files a second name below `part`.
+
+    As long as it has containers, podman keeps its folder of layers mounted upon itself, and nothing
+    can be linked out of a mount: so it is done where that is not mounted.
+    """
+    above = {*part.parents}
+    folders = {folder for layer in layers for folder in layer.parents if folder not in above}
+    mounted = sorted(filter(kernel.is_mounted, folders))
+
+    def link() -> None:
+        for number, layer in enumerate(layers):
+            argv = ("cp", "--archive", "--link", str(layer), str(part / str(number)))
+            try:
+                ended = subprocess.run(
+                    argv, check=False, capture_output=True, timeout=_UNPACK_SECONDS,
+                    stdin=subprocess.DEVNULL, env=clean_environment(),
+                )  # fmt: skip
+            except subprocess.TimeoutExpired as error:
+                raise Temporary(
+                    "command.timeout", f"cannot finish cp within {_UNPACK_SECONDS:g} s"
+                ) from error
+            if ended.returncode != 0:
+                raise CommandFailed(Finished(argv, ended.returncode, b"", ended.stderr))
+
+    kernel.without_mounts(mounted, link)
 
 
 def key_of(archive: Path) -> str:
