@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import click
@@ -18,7 +19,7 @@ from poold.cli.session import Session
 from poold.cli.tables import Column
 from poold.errors import problem_from_json
 from poold.model.compat import class_of, facts_of
-from poold.model.fleet import Change, ChangeId
+from poold.model.fleet import Change, ChangeId, PoolStatus
 
 
 @click.command(epilog=examples("poold status", "poold status --json"))
@@ -135,8 +136,12 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
         print_json({"generations": found, "unfit": unfit})
         return
     now = time.time()
+    status = next((one for one in client.pools() if one.name == pool), None)
+    running = Counter(replica.generation for replica in client.replicas(pool))
     columns = (
         Column("GEN", right=True),
+        Column("USE"),
+        Column("REPLICAS", right=True),
         Column("AGE", right=True),
         Column("COLD START", right=True),
         Column("ARCHIVE", right=True),
@@ -150,6 +155,8 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
     rows = [
         (
             str(generation.number),
+            _use(status, generation.number),
+            str(running[generation.number] or ""),
             tables.age(generation.manifest.created_at, now),
             tables.duration(generation.manifest.cold_seconds),
             tables.size(generation.manifest.archive_bytes),
@@ -166,6 +173,13 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
         for generation in found
     ]
     print_table(columns, rows, empty=f"no generation yet; poold checkpoint {pool} makes one")
+
+
+def _use(pool: PoolStatus | None, number: int) -> str:
+    """Say what a generation is to its pool now."""
+    if pool is None or pool.generation != number:
+        return ""
+    return "held" if pool.held == number else "current"
 
 
 @click.command(epilog=examples("poold logs hello2", "poold logs hello2 --tail 20"))

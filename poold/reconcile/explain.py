@@ -62,7 +62,7 @@ def _waits_for(snapshot: Snapshot, decided: Plan, because: tuple[Because, ...]) 
     for one in because:
         if (
             (one.topic == "replica" and one.subject in unmoved)
-            or one.topic == "roll"
+            or (one.topic == "roll" and one.state != "due")
             or (
                 one.topic in ("generation", "host")
                 and one.again_at is not None
@@ -176,6 +176,14 @@ def _roll(snapshot: Snapshot, now: float) -> Iterator[Because]:
             f" poold roll {snapshot.name}, or another application in the configuration"
         )
         yield Because("generation", str(hold.number), "held", text)
+    usable = snapshot.usable()
+    old = rolling.outdated(snapshot, usable[0]) if usable and how is None else ()
+    if old:
+        text = (
+            f"{', '.join(old)} did not come up from generation {usable[0].number}, which is"
+            f" current: poold roll {snapshot.name} replaces {'it' if len(old) == 1 else 'them'}"
+        )
+        yield Because("roll", snapshot.name, "due", text)
     if how is None:
         return
     to = "" if how.generation is None else f" to generation {how.generation}"

@@ -297,9 +297,10 @@ def replaces(snapshot: Snapshot, fact: ContainerFact) -> str:
 
 def status(snapshot: Snapshot) -> RollStatus | None:
     """Say how far the roll is; None where there is none."""
-    roll, usable, wished = snapshot.roll, snapshot.usable(), mine(snapshot)
+    roll, usable = snapshot.roll, snapshot.usable()
     if roll is None or snapshot.pool is None:
         return None
+    wished = mine(snapshot)
     number = roll.generation if roll.state == "paused" else (usable[0].number if usable else None)
     ready = (snapshot.assigned()[name] for name in wished if is_ready(snapshot, name))
     current = usable[0] if usable and number == usable[0].number else None

@@ -75,7 +75,7 @@ def test_checkpoint_and_generations(poold):
     assert "poold checkpoint hello makes one" in poold("generations", "hello").out
     assert poold("checkpoint", "hello", "--wait").code == 0
     ran = poold("generations", "hello")
-    assert re.search(r"^ *1 +60 s +6\.20 s +310 MB +75 MB +a ", ran.out, re.MULTILINE)
+    assert re.search(r"^ *1 +current +60 s +6\.20 s +310 MB +75 MB +a ", ran.out, re.MULTILINE)
 
 
 def test_a_failed_change_says_why_and_the_way_out(poold, daemon):

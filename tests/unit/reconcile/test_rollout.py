@@ -205,6 +205,13 @@ async def test_without_auto_replicas_stay(fleet):
     await fleet.until(lambda: fleet.world.pools()[0].generation == 2)
     await fleet.settle()
     assert set(generations(fleet).values()) == {1}
+    explained = fleet.loop.explain("hello")
+    (due,) = [one.text for one in explained.because if one.topic == "roll"]
+    assert due == (
+        "hello1, hello2, hello3 did not come up from generation 2, which is current:"
+        " poold roll hello replaces them"
+    )
+    assert explained.waits_for == ()
 
 
 async def test_a_second_roll_takes_the_firsts_place(fleet):
