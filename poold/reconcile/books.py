@@ -91,7 +91,8 @@ def _adoptions(snapshot: Snapshot) -> Iterator[Adopt]:
         name for name in wished if name not in taken and replica_subject(name) not in snapshot.busy
     }
     for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
-        for fact in host.containers if homeless and host.up else ():
+        here = host.containers if homeless and host.up else ()
+        for fact in sorted(here, key=lambda c: c.name):
             name = ReplicaName(fact.name)
             if name not in homeless or not _adoptable(fact) or name in host.unsure:
                 continue
