@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from fault_table import Table, as_markdown
 from hypothesis import settings
 
 from poold.lab import Lab
@@ -23,6 +24,27 @@ settings.load_profile("patient")
 
 _SETTLE_SECONDS = 5.0
 _TASKS_SETTLE_SECONDS = 1.0  # one that was cancelled has a turn or two to end
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the fault table be asked for."""
+    parser.addoption("--faults", type=Path, help="leave the fault table in this file and print it")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect the fault table."""
+    config.pluginmanager.register(Table(), "fault-table")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the fault table."""
+    path = config.getoption("--faults")
+    if path is not None:
+        table = config.pluginmanager.get_plugin("fault-table")
+        table.write(path)
+        terminalreporter.write_line(as_markdown(table.report()))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

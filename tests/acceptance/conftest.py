@@ -15,11 +15,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from fault_table import CLOCK
+from onlooker import SECRET, Onlooker
+from view import HostSeen
 
 from poold.client import Client, Where
 from poold.errors import Problem
@@ -132,6 +135,7 @@ def pool_table(name: str, *, command: str, hosts: Sequence[str] = ("a", "b"), **
     return f"""
 [pools.{name}]
 command = {command}
+env = {{ SECRET = "{SECRET}" }}
 {lines}
 
 [pools.{name}.readiness]
@@ -163,7 +167,7 @@ def host_table(lab: Lab, name: str, **keys: Any) -> str:
 class Fleet:
     """A daemon of its own process in the lab's network, and a look at what it made."""
 
-    deadline_seconds = 45.0
+    deadline_seconds = 90.0
 
     def __init__(
         self, lab: Lab, name: str, tables: str, *, agent_dir: str, hosts: Sequence[str] = ("a", "b")
@@ -174,11 +178,21 @@ class Fleet:
         self.agent_dir = agent_dir
         self.folder = lab.state_dir / name
         self.folder.mkdir(exist_ok=True)
+        self.prefix: tuple[str, ...] = ()  # what begins the daemon's command
+        self.strangers: set[str] = set()  # ids of containers that only look like ours
+        self._met_at = 0.0  # when what was waited for last came true
         self.config = self.folder / "poold.toml"
         self.log = self.folder / "poold.log"
-        self.strangers: set[str] = set()  # ids of containers that only look like ours
         path = self.folder / "poold.sock"
         self.client = Client(Where(socket=str(path)))
+        self.onlooker = Onlooker(
+            *(lab, name),
+            client=self.client,
+            folder=self.folder,
+            log=self.log,
+            agent_dir=agent_dir,
+            hosts=hosts,
+        )
         head = f'[daemon]\nstate_dir = "{self.folder}/state"\nsocket = "{path}"\n'
         self.config.write_text(f'{head}fleet = "{name}"\nreconcile_seconds = 2\n{tables}')
 
@@ -186,7 +200,7 @@ class Fleet:
 
     def start(self) -> None:
         """Start the daemon, as nobody's child, and wait for its API."""
-        argv = [sys.executable, "-m", "poold", "serve", "--config", str(self.config)]
+        argv = [*self.prefix, sys.executable, "-m", "poold", "serve", "--config", str(self.config)]
         with self.log.open("ab") as log:
             subprocess.run(
                 ["setsid", "--fork", *self.lab.run_argv(argv)],
@@ -211,6 +225,7 @@ class Fleet:
 
     def kill(self) -> None:
         """End the daemon as kill -9 does."""
+        self.onlooker.daemon_dies()
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
@@ -219,6 +234,13 @@ class Fleet:
 
     def tell(self, number: signal.Signals) -> int | None:
         """Send a signal to whoever listens on the socket; return its process id."""
+        pid = self.pid()
+        if pid is not None:
+            os.kill(pid, number)
+        return pid
+
+    def pid(self) -> int | None:
+        """Return the process id of whoever listens on the socket."""
         with socket.socket(socket.AF_UNIX) as connection:
             try:
                 connection.connect(self.client.where.socket)
@@ -226,7 +248,6 @@ class Fleet:
                 return None
             told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         (pid, _, _) = struct.unpack("3i", told)
-        os.kill(pid, number)
         return int(pid)
 
     def _end(self, number: signal.Signals) -> None:
@@ -268,7 +289,16 @@ class Fleet:
         while change.state == "pending":
             assert time.monotonic() < deadline, f"{change}\n{self.tail()}"
             change = self.client.change(change.id, wait_seconds=5, after_seq=change.seq)
+        self._met_at = time.monotonic()
+        self.keeps_promises(change)
         return change
+
+    def keeps_promises(self, *accepted: Change) -> None:
+        """Check every promise in the middle of things; what was accepted is known from now on."""
+        self.onlooker.accepted.update({change.id: change for change in accepted})
+        if CLOCK.injected_at is not None:  # a look takes its time
+            found = self.onlooker.at_step()
+            assert found == [], self.tail()
 
     def settled(self, change: Change) -> Change:
         """Wait until a change is settled."""
@@ -333,34 +363,38 @@ class Fleet:
         """Ask a replica for its counter, which then goes up by one."""
         return int(self.lab.run("curl", "-sf", "--max-time", "5", f"http://{replica.address}/"))
 
-    def look(self, host: str) -> dict[str, Any]:
+    def look(self, host: str) -> HostSeen:
         """Return what poold has on a host."""
-        default = self.agent_dir == "/var/lib/poold-agent"
-        run_dir = "/run/poold-agent" if default else f"{self.agent_dir}/run"
-        script = (_FOLDER / "look_at_a_host.py").read_text()
-        said = self.lab.exec(host, "python3", "-c", script, self.agent_dir, run_dir)
-        seen: dict[str, Any] = json.loads(said)
-        return seen
-
-    def leftovers(self) -> list[str]:
-        """Return what is on the hosts and not known to the daemon, or known and not there."""
-        known = self.client.replicas()
-        pools = [pool.name for pool in self.client.pools()]
-        digests = {
-            generation.digest.removeprefix("sha256:")
-            for pool in pools
-            for generation in self.client.generations(pool)
-        }
-        found = [f"{one.name} is {one.state}" for one in known if one.state != "ready"]
-        for host in self.hosts:
-            here = {one.name: one for one in known if one.host == host}
-            strange = _leftovers(self.look(host), here, digests, self.name)
-            found += [f"{host}: {what}" for what in strange]
-        return found
+        return self.onlooker.look_at(host)
 
     def is_tidy(self) -> None:
-        """Wait until nothing is left over; fail with what is."""
-        self.until("nothing is left over", lambda: not self.leftovers(), why=self.leftovers)
+        """Wait until every promise is kept and nothing is left over; fail with what is."""
+        self.until("nothing is left over", self._rested_at, why=self.leftovers)
+
+    def leftovers(self) -> list[str]:
+        """Return what keeps the fleet from rest."""
+        return self.onlooker.at_rest()
+
+    def _rested_at(self) -> float | None:
+        at = time.monotonic()
+        if self.leftovers():
+            self._met_at = 0.0  # whatever came true before, there was more to do
+            return None
+        return self._met_at if self._met_at > (CLOCK.injected_at or 0.0) else at
+
+    def injected(self) -> None:
+        """Say that something goes wrong from now on."""
+        CLOCK.injected()
+
+    def tampers(self) -> None:
+        """Say that a staged archive is broken now, by the test."""
+        self.onlooker.tampered = True
+        CLOCK.injected()
+
+    def converged(self) -> None:
+        """Wait until the fault is over: all promises kept, nothing left over. It is timed."""
+        at = self.until("all promises are kept", self._rested_at, why=self.leftovers)
+        CLOCK.converged(at)
 
     def rest(self) -> None:
         """Have no replicas, and see that nothing of them is left."""
@@ -378,6 +412,7 @@ class Fleet:
             if time.monotonic() > deadline:
                 pytest.fail(f"never: {what}; {(why or self._how_it_is)()}\n{self.tail()}")
             time.sleep(0.05)
+        self._met_at = time.monotonic()
         return answer
 
     def _how_it_is(self) -> object:
@@ -389,37 +424,6 @@ class Fleet:
     def tail(self) -> str:
         """Return the end of the daemon's log."""
         return self.log.read_text()[-4000:]
-
-
-def _leftovers(
-    seen: dict[str, Any], known: dict[str, Replica], digests: set[str], fleet: str
-) -> Iterator[str]:
-    ours = {each["name"]: each for each in seen["containers"] if each["fleet"] == fleet}
-    for name in sorted(ours.keys() ^ known.keys()):
-        yield f"container {name} is {'not known' if name in ours else 'not there'}"
-    for name in sorted(ours.keys() & known.keys()):
-        if ours[name]["state"] != "running" or ours[name]["id"] != known[name].container_id:
-            yield f"container {name} is {ours[name]}, known as {known[name]}"
-    running = {each["id"] for each in seen["containers"] if each["state"] == "running"}
-    if extra := set(seen["runc"]) ^ running:
-        yield f"podman and runc differ about {sorted(extra)}"
-    if seen["conmons"] != len(running):
-        yield f"{seen['conmons']} conmon for {len(running)} containers"
-    expected = {int((one.address or ":0").rpartition(":")[2]) for one in known.values()}
-    if surplus := {port for port in seen["ports"] if 20000 <= port < 21000} - expected:
-        yield f"ports {sorted(surplus)} are listened on by nobody known"
-    if seen["actions"]:
-        yield f"actions run: {seen['actions']}"
-    for folder in ("work",):
-        if seen[folder]:
-            yield f"{folder}/ has {seen[folder]}"
-    if set(seen["replicas"]) != known.keys():
-        yield f"records {sorted(set(seen['replicas']) ^ known.keys())} differ"
-    folders = {name for name in seen["generations"] if "/" not in name}
-    if folders - digests:
-        yield f"generations {sorted(folders - digests)} are not known"
-    if parts := [name for name in seen["generations"] + seen["images"] if ".part" in name]:
-        yield f"half files: {parts}"
 
 
 def _is_gone(pid: int) -> bool:
@@ -497,21 +501,28 @@ def one_fleet(faults_lab: Lab) -> Iterator[Fleet]:
     fleet.stop()
 
 
-@pytest.fixture
-def fleet(one_fleet: Fleet) -> Iterator[Fleet]:
-    """Lend the fleet at rest; afterwards nothing may be left, and no name lived twice."""
-    one_fleet.ensure()
-    for host in one_fleet.hosts:
-        one_fleet.host(host, "up")
-    with OneEach(one_fleet) as watched:
-        yield one_fleet
+@contextmanager
+def lent(fleet: Fleet) -> Iterator[None]:
+    """Lend a fleet at rest; afterwards nothing may be left, and no name lived twice."""
+    fleet.ensure()
+    for host in fleet.hosts:
+        fleet.host(host, "up")
+    with OneEach(fleet) as watched:
+        yield
         try:
-            one_fleet.is_tidy()
+            fleet.is_tidy()
         finally:
-            one_fleet.rest()
+            fleet.rest()
     assert watched.looks
     assert not watched.twice
-    assert "Traceback" not in one_fleet.log.read_text(), one_fleet.tail()
+    assert "Traceback" not in fleet.log.read_text(), fleet.tail()
+
+
+@pytest.fixture
+def fleet(one_fleet: Fleet) -> Iterator[Fleet]:
+    """Lend the fleet of many tests."""
+    with lent(one_fleet):
+        yield one_fleet
 
 
 class FleetMaker:
@@ -536,18 +547,36 @@ class FleetMaker:
         fleet.start()
         return fleet
 
+    def end(self) -> None:
+        """Stop the daemons; what a test that failed left must not fail the others."""
+        for fleet in self.made:
+            fleet.stop()
+            for host in fleet.hosts:
+                label = f"label=io.poold.fleet={fleet.name}"
+                fleet.on(host, "podman", "rm", "--force", "--time", "0", "--filter", label)
+            shutil.rmtree(fleet.folder)
+
 
 @pytest.fixture
 def make(faults_lab: Lab) -> Iterator[FleetMaker]:
-    """Lend the maker of fleets."""
+    """Lend the maker of fleets that end with the test."""
     maker = FleetMaker(faults_lab)
     yield maker
-    for fleet in maker.made:
-        fleet.stop()
-        for host in fleet.hosts:  # what a test that failed left must not fail the others
-            label = f"label=io.poold.fleet={fleet.name}"
-            fleet.on(host, "podman", "rm", "--force", "--time", "0", "--filter", label)
-        shutil.rmtree(fleet.folder)
+    maker.end()
+
+
+@pytest.fixture(scope="module")
+def make_for_all(faults_lab: Lab) -> Iterator[FleetMaker]:
+    """Lend the maker of fleets that end with the last test of the file."""
+    maker = FleetMaker(faults_lab)
+    yield maker
+    maker.end()
+
+
+@pytest.fixture
+def lend() -> Callable[[Fleet], AbstractContextManager[None]]:
+    """Return what lends such a fleet to one test, at rest before and afterwards."""
+    return lent
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,11 @@ def second_sshd(faults_lab):
     faults_lab.exec("b", "systemctl", "stop", unit)
 
 
+@pytest.mark.fault(
+    "hosts that must not be used",
+    how="the key is refused, the host's key is another one, nobody answers",
+    ends="the pool runs on the host that is left; each reason with its way out",
+)
 def test_hosts_that_must_not_be_used(faults_lab, make, second_sshd, tmp_path):
     """Each fault is named with its way out, and the pool runs on the host that is left."""
     lab, other_key, pinned = faults_lab, tmp_path / "key", tmp_path / "known_hosts"
@@ -42,6 +47,7 @@ def test_hosts_that_must_not_be_used(faults_lab, make, second_sshd, tmp_path):
         make.pool("edge", command=make.application(), hosts=["a", "b", "changed", "never"]),
     ]
     fleet = make.fleet("edge", tables, hosts=["a"], agent_dir="/var/lib/poold-edge")
+    fleet.injected()
     fleet.settled(fleet.client.scale("edge", replicas=2))
     assert {one.host for one in fleet.ready("edge", 2)} == {"a"}
     said = {
@@ -61,13 +67,19 @@ def test_hosts_that_must_not_be_used(faults_lab, make, second_sshd, tmp_path):
     fleet.during(change, "never")  # waits for it, and says so
     fleet.settled(fleet.client.remove("edge5"))
     fleet.settled(fleet.client.scale("edge", replicas=0))
-    fleet.is_tidy()
+    fleet.converged()
 
 
+@pytest.mark.fault(
+    "a host is cut off",
+    how="its link is set down",
+    ends="its replica is unknown, its name reserved; others come up; all is caught up with",
+)
 def test_a_host_that_is_cut_off(fleet):
     """Its replicas stay reserved, others come up elsewhere, and it is caught up with afterwards."""
     fleet.scaled("app", 2)
     (there,) = (one for one in fleet.client.replicas("app") if one.host == "b")
+    fleet.injected()
     fleet.lab.cut("b")
     try:
         assert fleet.host("b", "unknown").reason
@@ -88,18 +100,26 @@ def test_a_host_that_is_cut_off(fleet):
             lambda: sum(one.state == "ready" for one in fleet.client.replicas("app")) == 3,
         )
         assert fleet.client.change(change.id).state == "pending"
+        fleet.keeps_promises(change)
         fewer = fleet.client.scale("app", replicas=0)
         fleet.until("those in reach are gone", lambda: len(fleet.client.replicas("app")) == 1)
     finally:
         fleet.lab.mend("b")
     fleet.settled(fewer)
     assert fleet.client.change(change.id).state != "pending"
+    fleet.converged()
 
 
+@pytest.mark.fault(
+    "a host is cut off while it restores",
+    how="its link is set down",
+    ends="what it did meanwhile counts, nothing is done twice",
+)
 def test_a_host_that_is_cut_off_while_it_restores(fleet):
     """What it did meanwhile counts: nothing is done twice, and the change settles."""
     change = fleet.client.restore("app", host="b")
     fleet.during(change, "restoring")
+    fleet.injected()
     fleet.lab.cut("b")
     try:
         fleet.host("b", "unknown")
@@ -108,10 +128,17 @@ def test_a_host_that_is_cut_off_while_it_restores(fleet):
     fleet.settled(change)
     (replica,) = fleet.ready("app", 1)
     assert (replica.host, replica.method) == ("b", "restore")
+    fleet.converged()
 
 
+@pytest.mark.fault(
+    "a host lost podman",
+    how="the program is moved away",
+    ends="the host is unknown and says podman; the other one runs the replicas",
+)
 def test_a_host_without_podman(fleet):
     """Nothing is believed of it, the reason names podman, and the other host runs the replicas."""
+    fleet.injected()
     fleet.on("b", "mv", _PODMAN, f"{_PODMAN}.away")
     try:
         reason = fleet.host("b", "unknown").reason
@@ -124,10 +151,17 @@ def test_a_host_without_podman(fleet):
     finally:
         fleet.on("b", "mv", f"{_PODMAN}.away", _PODMAN)
     fleet.host("b", "up")
+    fleet.converged()
 
 
+@pytest.mark.fault(
+    "the builder lost podman",
+    how="the program is moved away",
+    ends="the checkpoint waits, says why, and is made when podman is back",
+)
 def test_a_builder_without_podman(fleet):
     """A checkpoint that nobody can make now waits, says why, and is made when podman is back."""
+    fleet.injected()
     fleet.on("a", "mv", _PODMAN, f"{_PODMAN}.away")
     try:
         assert "podman" in fleet.host("a", "unknown").reason
@@ -136,19 +170,32 @@ def test_a_builder_without_podman(fleet):
     finally:
         fleet.on("a", "mv", f"{_PODMAN}.away", _PODMAN)
     fleet.settled(change)
+    fleet.converged()
 
 
+@pytest.mark.fault(
+    "a host dies while it restores",
+    how="its first process is killed, all of it dies; booted again",
+    ends="after its boot all that was wished for is there",
+)
 def test_a_host_that_dies_while_it_restores(fleet):
     """After its reboot, all that was wished for is there."""
     change = fleet.client.scale("app", replicas=4)
     fleet.during(change, "restoring")
+    fleet.injected()
     fleet.lab.kill("b")
     fleet.host("b", "unknown")
     fleet.lab.reboot("b")
     fleet.settled(change)
     assert {one.host for one in fleet.ready("app", 4)} == {"a", "b"}
+    fleet.converged()
 
 
+@pytest.mark.fault(
+    "a host dies in a move",
+    how="source or target killed while sending, freezing or restoring; booted again",
+    ends="the replica runs on exactly one host, with its count where its source lived on",
+)
 @pytest.mark.parametrize(
     ("which", "moment"),
     [("target", "sending"), ("target", "restoring"), ("source", "sending"), ("source", "capt")],
@@ -161,6 +208,7 @@ def test_a_host_that_dies_in_a_move(fleet, which, moment):
     dies = target if which == "target" else replica.host
     change = fleet.client.move(replica.name, to=target)
     fleet.during(change, moment)
+    fleet.injected()
     fleet.lab.kill(dies)
     try:
         if which == "target" and moment == "sending":
@@ -173,5 +221,6 @@ def test_a_host_that_dies_in_a_move(fleet, which, moment):
     ended = fleet.ended(change)
     (after,) = fleet.ready("app", 1)
     assert after.host == (target if ended.state == "settled" else replica.host), ended
+    fleet.converged()
     if which == "target" and ended.state == "failed":
         assert fleet.count(after) >= seen + 1

@@ -65,13 +65,20 @@ def _logged(fleet, words):
     return datetime.strptime(rows[-1][:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
 
 
+@pytest.mark.fault(
+    "a replica dies right after it is ready",
+    how="its process, conmon or both killed, podman kill, stop or rm, SIGSTOP",
+    ends="noticed by event, restored in place; the other one is untouched",
+)
 @pytest.mark.parametrize("how", _DEATHS)
 def test_a_replica_that_dies_is_replaced(fleet, how, record_property):
     """It comes up again from the checkpoint, on the same host, long before the next listing."""
     first, other = fleet.scaled("app", 2)
     other_count = fleet.count(other)
+    fleet.injected()
     died_at = _kill(fleet, first.name, how)
     again = _next_life(fleet, first)
+    fleet.converged()
     kind = "unresponsive" if how == "hangs" else "ended"
     moments = {
         "event": f"{first.name} on a {kind}",
@@ -87,9 +94,15 @@ def test_a_replica_that_dies_is_replaced(fleet, how, record_property):
     assert fleet.count(other) == other_count + 1, "the other one was touched"
 
 
+@pytest.mark.fault(
+    "a replica dies again and again",
+    how="its process is killed four times",
+    ends="it waits longer and longer and says so; then it is back",
+)
 def test_one_that_dies_again_and_again_waits_and_says_so(fleet):
     """The first death costs nothing; then the wait grows, with the reason in plain words."""
     (replica,) = fleet.scaled("app", 1)
+    fleet.injected()
     for _ in range(3):
         _kill(fleet, replica.name, "main process killed")
         replica = _next_life(fleet, replica)
@@ -101,12 +114,21 @@ def test_one_that_dies_again_and_again_waits_and_says_so(fleet):
         if one.state == "waiting" and one.reason.startswith(text)
     ])  # fmt: skip
     fleet.ready("app", 1)
+    fleet.converged()
 
 
+@pytest.mark.fault(
+    "a replica dies while the daemon is away",
+    how="kill -9 of the daemon, then of conmon",
+    ends="the next daemon's first listing tells; restored in place",
+)
 def test_a_death_while_the_daemon_is_away_is_made_good_by_its_next_life(fleet):
     """Nobody heard the event: the first listing tells."""
     (replica,) = fleet.scaled("app", 1)
+    fleet.injected()
     fleet.kill()
     _kill(fleet, replica.name, "conmon killed")
+    fleet.onlooker.forget()
     fleet.start()
     assert _next_life(fleet, replica).host == replica.host
+    fleet.converged()

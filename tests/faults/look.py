@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,11 @@ agent_dir, run_dir = Path(sys.argv[1]), Path(sys.argv[2])
 
 
 def said(*argv):
-    return subprocess.run(argv, check=False, capture_output=True, text=True).stdout
+    """Return what a program says; a host may lack it."""
+    try:
+        return subprocess.run(argv, check=False, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        return ""
 
 
 def files(folder):
@@ -39,7 +44,14 @@ def running_actions():
               if "FLOCK" in line and "->" not in line}  # fmt: skip
     folder = run_dir / "actions"
     records = folder.glob("*.json") if folder.is_dir() else ()
-    return [record.stem for record in records if str(record.stat().st_ino) in locked]
+    return [record.stem for record in records if inode(record) in locked]
+
+
+def inode(path):
+    try:
+        return str(path.stat().st_ino)
+    except FileNotFoundError:
+        return ""
 
 
 def generation(folder):
@@ -49,28 +61,41 @@ def generation(folder):
         manifest = json.loads(text)
     except (OSError, ValueError):
         return {"manifest": False, "staged": (folder / "staged.json").exists()}
-    archive = folder / "archive.tar"
-    whole = archive.exists() and manifest["archive_sha256"] == digest(archive)
+    was_staged = (folder / "staged.json").exists()
+    whole = manifest["archive_sha256"] == digest(folder / "archive.tar")
     return {
         "manifest": hashlib.sha256(text).hexdigest() == folder.name,
         "pool": manifest["pool"],
         "machine": manifest["machine"],
-        "staged": (folder / "staged.json").exists(),
+        "staged": was_staged and (folder / "staged.json").exists(),  # before and after reading
         "archive": whole,
     }
 
 
 def digest(path):
+    """Return a file's digest; "" for one that is not there, or not any more."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            found.update(chunk)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                found.update(chunk)
+    except FileNotFoundError:
+        return ""
     return found.hexdigest()
 
 
 def readable_by_others():
-    paths = [agent_dir, *agent_dir.rglob("*")] if agent_dir.is_dir() else []
-    return [str(path) for path in paths if path.lstat().st_mode & 0o077 and not path.is_symlink()]
+    """Return what is open to others; of scratch the folders: podman chooses its files' modes."""
+    found = []
+    for path in [agent_dir, *agent_dir.rglob("*")] if agent_dir.is_dir() else []:
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:  # things go on meanwhile
+            continue
+        is_scratch = agent_dir / "work" in path.parents and stat.S_ISREG(mode)
+        if mode & 0o077 and not stat.S_ISLNK(mode) and not is_scratch:
+            found.append(str(path))
+    return found
 
 
 def record(path):

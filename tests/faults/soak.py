@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from promises import broken
-from view import HostSeen, Kept, View, database_bytes, read_books
+from view import HostSeen, Kept, View, database_bytes, kept_since, read_books
 
 from poold.client import Client, Where
 from poold.errors import Problem, Refused
@@ -395,7 +395,7 @@ class Soak:
             self._wait_for_settled(deadline)
             seconds = time.monotonic() - begun
             view = self._view(quiet=True, look=True)
-            view = replace(view, before=before, kept=_kept(before, view, gone))
+            view = replace(view, before=before, kept=kept_since(before, view, gone))
             found = broken(view)
             if not found or time.monotonic() > deadline:
                 break
@@ -462,27 +462,6 @@ class Soak:
             database_bytes=database_bytes(self.folder / "state"),
             leftovers=leftovers,
         )
-
-
-def _kept(before: View | None, after: View, gone: set[str] | frozenset[str]) -> tuple[Kept, ...]:
-    """Return what ran before a death, was wished before and after it, and was not asked to move.
-
-    A capture that failed leaves its replica as it was, or a host found it dead: moves are told
-    apart by their changes, which name the replica.
-    """
-    if before is None:
-        return ()
-    moved = {
-        str(wish.get("name"))
-        for number, (kind, _, wish) in after.books.changes.items()
-        if kind == "move" and (number in before.books.pending or number not in before.books.changes)
-    }
-    lasting = (before.books.wishes & after.books.wishes) - moved - before.books.moves
-    return tuple(
-        Kept(name=one.name, host=one.host, container_id=one.container_id or "")
-        for one in before.replicas
-        if one.state == "ready" and one.name in lasting and one.host and one.host not in gone
-    )
 
 
 def _config(lab: Lab, folder: Path, socket: Path, application: str) -> str:

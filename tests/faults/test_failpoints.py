@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fault_table import CLOCK
 from folder_engine import FolderEngine
 from promises import broken
 from view import Container, HostSeen, View, read_books
@@ -199,6 +200,7 @@ class Fleet:
 
     def broken(self) -> list[str]:
         """Return what keeps the fleet from rest."""
+        CLOCK.looked()
         return broken(self.view()) if self.is_quiet() else ["it is busy"]
 
 
@@ -324,6 +326,11 @@ STORIES = {
 }
 
 
+@pytest.mark.fault(
+    "the daemon and its agents die at a failpoint",
+    how="kill -9 by themselves, at each of their durable steps",
+    ends="at rest within two periods; half-made things are finished or removed",
+)
 @pytest.mark.parametrize("name", STORIES)
 def test_dying_there(name, make_fleet, template, renewed):
     """Two periods after its next start the fleet is at rest, and every promise is kept."""
@@ -334,8 +341,10 @@ def test_dying_there(name, make_fleet, template, renewed):
         fleet.tell(wish)
     assert fleet.until(fleet.is_dead, PATIENCE_SECONDS), f"{name} was not reached"
     assert fleet.process.returncode == -9, fleet.log.read_text()[-3000:]
+    CLOCK.injected()
     fleet.start()
     fleet.until(lambda: not fleet.broken(), PERIODS * PERIOD_SECONDS)
+    CLOCK.converged(time.monotonic())
     assert fleet.broken() == [], fleet.log.read_text()[-3000:]
     running = {one.name: one.container_id for one in fleet.client.replicas()}
     fleet.tell(lambda client: client.scale("hello", replicas=3))

@@ -134,6 +134,29 @@ class View:
         return next((host for host in self.hosts if host.name == name), None)
 
 
+def kept_since(
+    before: View | None, after: View, gone: set[str] | frozenset[str] = frozenset()
+) -> tuple[Kept, ...]:
+    """Return what ran before a death, was wished before and after it, and was not asked to move.
+
+    A capture that failed leaves its replica as it was, or a host found it dead: moves are told
+    apart by their changes, which name the replica.
+    """
+    if before is None:
+        return ()
+    moved = {
+        str(wish.get("name"))
+        for number, (kind, _, wish) in after.books.changes.items()
+        if kind == "move" and (number in before.books.pending or number not in before.books.changes)
+    }
+    lasting = (before.books.wishes & after.books.wishes) - moved - before.books.moves
+    return tuple(
+        Kept(name=one.name, host=one.host, container_id=one.container_id or "")
+        for one in before.replicas
+        if one.state == "ready" and one.name in lasting and one.host and one.host not in gone
+    )
+
+
 def database_bytes(state_dir: Path) -> int:
     """Return the size of the store's pages in use, whether still in the log or not."""
     uri = f"file:{state_dir / 'poold.sqlite3'}?mode=ro"
