@@ -34,6 +34,7 @@ from poold.hosts import HostLink, link_to
 from poold.metrics import Metrics
 from poold.model.fleet import ActionId, Host, HostName
 from poold.reconcile.loop import Loop
+from poold.reconcile.steady import SteadyClock
 from poold.reconcile.world import World
 from poold.reload import Kept, Reload
 from poold.rollout import Rollout
@@ -146,8 +147,9 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
     try:
         links = {name: link(host) for name, host in config.hosts.items()}
         metrics = Metrics()
+        clock = SteadyClock()
         world = World(
-            links=links, clock=time.time, marks=store.hosts.all, quarantine=store.quarantine.all
+            links=links, clock=clock, marks=store.hosts.all, quarantine=store.quarantine.all
         )
         loop = Loop(
             store=store,
@@ -155,7 +157,7 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
             links=links,
             config=lambda: kept.config,
             recorder=metrics,
-            clock=time.time,
+            clock=clock,
             sealer=load_sealer(Path(config.daemon.seal_key_path)),
         )
         control = Control(store=store, world=world, config=lambda: kept.config)
