@@ -434,8 +434,12 @@ class Loop:
         try:
             await doing()
         except Exception as error:
-            LOG.exception("an action failed", extra={"action": "bug", "pool": pool})
-            problem = Permanent("daemon.failed", f"cannot finish {subject}: {error}")
+            if isinstance(error, Problem) and error.code.startswith("store."):
+                problem: Problem = error  # no bug: it says itself what is wrong with the disk
+                LOG.error("%s", error, extra={"action": "store_failed", "pool": pool})  # noqa: TRY400
+            else:
+                LOG.exception("an action failed", extra={"action": "bug", "pool": pool})
+                problem = Permanent("daemon.failed", f"cannot finish {subject}: {error}")
             self._backoff.failed(pool, subject, problem, definite=False)
             await asyncio.sleep(self._pauses.after_bug)  # the store may be what fails, and fast
         finally:
