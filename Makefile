@@ -4,6 +4,7 @@
 #   make test     lint, types, layers and every test
 #   make lint     the checks that need no lab
 #   make soak     kills daemon and hosts KILLS=200 times under constant wishes; build/soak.json
+#   make faults   every fault on the lab, with the table of what it ends in; build/faults.json
 #   make fleet    deciding for a simulated fleet of up to 200 hosts; leaves build/fleet.json
 #   make bench    every way to start WildFly and Tomcat, in turn; leaves build/bench.json and .svg
 #   make lab      a lab of two hosts, left running
@@ -19,8 +20,11 @@ PYTEST_ARGS ?=
 KILLS ?= 200
 SOAK_ARGS ?=
 BENCH_ARGS ?=
+SWEEP ?=
+RUN_TESTS = PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/prometheus/usr/bin:$(CURDIR)/$(VENV)/python3.9/usr/bin:$$PATH" \
+  $(BIN)/pytest
 
-.PHONY: help setup demo test lint lab soak fleet bench clean lock
+.PHONY: help setup demo test lint lab soak faults fleet bench clean lock
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,11 +50,15 @@ lint: setup
 test: lint
 	@mkdir -p build
 	.ci/setup --tools $(VENV)
-	PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/prometheus/usr/bin:$(CURDIR)/$(VENV)/python3.9/usr/bin:$$PATH" \
-	  $(BIN)/pytest $(PYTEST_ARGS)
+	$(RUN_TESTS) $(PYTEST_ARGS)
 
 soak: setup
 	$(BIN)/python tests/faults/soak.py --kills $(KILLS) --output build/soak.json $(SOAK_ARGS)
+
+faults: setup
+	@mkdir -p build
+	.ci/setup --tools $(VENV)
+	SWEEP=$(SWEEP) $(RUN_TESTS) -m fault --faults build/faults.json $(PYTEST_ARGS)
 
 fleet: setup
 	$(BIN)/python tests/faults/fleet.py --output build/fleet.json

@@ -2,7 +2,8 @@
 
 A test with the marker `fault` is a case of a row. Whoever injects says when (`CLOCK.injected`), and
 whoever saw all promises kept and the wish met, or its reason stated, says since when
-(`CLOCK.converged`). `pytest --faults FILE` leaves the rows in FILE and prints them.
+(`CLOCK.converged`). `pytest --faults FILE` leaves the rows in FILE, as a page beside it, and prints
+them.
 """
 
 from __future__ import annotations
@@ -136,6 +137,7 @@ class Table:
         """Leave the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.report(), indent=2) + "\n")
+        path.with_suffix(".md").write_text(as_markdown(self.report()) + "\n")
 
 
 def as_markdown(report: dict[str, Any]) -> str:
