@@ -344,8 +344,9 @@ def test_dying_there(name, make_fleet, template, renewed):
     CLOCK.injected()
     fleet.start()
     fleet.until(lambda: not fleet.broken(), PERIODS * PERIOD_SECONDS)
-    CLOCK.converged(time.monotonic())
+    at = time.monotonic()
     assert fleet.broken() == [], fleet.log.read_text()[-3000:]
+    CLOCK.converged(at)
     running = {one.name: one.container_id for one in fleet.client.replicas()}
     fleet.tell(lambda client: client.scale("hello", replicas=3))
     assert fleet.broken() == []
