@@ -251,7 +251,7 @@ def small(faults_lab, make):
     folder = "/var/lib/poold-small"
     for host in ("a", "b"):
         faults_lab.exec(host, "mkdir", "-p", folder)
-        options = "size=512m,mode=0700"
+        options = "size=1g,mode=0700"
         faults_lab.exec(host, "mount", "-t", "tmpfs", "-o", options, "tmpfs", folder)
     write = 'open my $w, ">", "/opt/much"; print $w $ballast for 1..8; close $w;'
     tables = [
@@ -288,13 +288,13 @@ def test_disks_run_full(small):
     assert problem["code"] == "host.disk-full", problem
     assert "the disk is full" in problem["message"]
     small.converged()
-    small.resize("a", "512m")
+    small.resize("a", "1g")
     small.resize("b", "16m")
     small.injected()
     problem = small.failed(small.client.checkpoint("small"))
     assert problem["code"] == "host.disk-full"
     assert "receive" in problem["message"], problem
-    small.resize("b", "512m")
+    small.resize("b", "1g")
     small.settled(small.client.checkpoint("small"))
     assert {one.method for one in small.scaled("small", 2)} == {"restore"}
     small.converged()
