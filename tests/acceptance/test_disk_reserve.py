@@ -14,7 +14,7 @@ def tight(faults_lab, make):
     """Lend a fleet whose agents have one and a half GiB, of which some stays in reserve."""
     for host in ("a", "b"):
         faults_lab.exec(host, "mkdir", "-p", FOLDER)
-        faults_lab.exec(host, "mount", "-t", "tmpfs", "-o", "size=1536m", "tmpfs", FOLDER)
+        faults_lab.exec(host, "mount", "-t", "tmpfs", "-o", "size=1536m,mode=0700", "tmpfs", FOLDER)
     tables = [
         *(make.host(host, agent_dir=FOLDER, disk_reserve="300m") for host in ("a", "b")),
         make.pool("tight", command=make.application(ballast_mib=24)),
@@ -42,7 +42,7 @@ def empty(fleet, host):
 
 
 def containers(fleet, host):
-    return {each["id"] for each in fleet.look(host)["containers"]}
+    return fleet.on(host, "podman", "ps", "--all", "--no-trunc", "--quiet", "--sort=created")
 
 
 def test_a_disk_down_to_its_reserve_is_not_filled(tight):
