@@ -84,7 +84,7 @@ class Changes:
 
     def pending(self, pool: str | None = None) -> tuple[Change, ...]:
         """Return the changes that are not settled, oldest first."""
-        return tuple(map(self._read, self._database.rows("changes_pending", pool=pool)))
+        return tuple(map(self._read, self._database.made("changes_pending", tuple, pool=pool)))
 
     def tell(self, change: ChangeId, progress: str) -> None:
         """Replace a change's sentence, at most four times a second for those who wait.

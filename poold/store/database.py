@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from poold.errors import Permanent, Problem, Refused, Temporary
 
+T = TypeVar("T")
 SQL = resources.files(__package__) / "sql"
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -57,6 +58,9 @@ class Database:
         self._path = state_dir / "poold.sqlite3"
         self._queries = _read_queries()
         self._depth = 0
+        self._undone = 0
+        self._made: dict[tuple[object, ...], Any] = {}
+        self._made_at = (0, 0)
         self._after_commit: list[Callable[[], None]] = []
         try:
             self._connection = self._open()
@@ -121,6 +125,7 @@ class Database:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
+                self._undone += 1
                 # A failed COMMIT (full disk) may have rolled back by itself.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
@@ -137,6 +142,22 @@ class Database:
         """Return all rows of a reading query."""
         with _translated(self._path):
             return self._connection.execute(self._queries[query], values).fetchall()
+
+    def made(self, query: str, make: Callable[[list[sqlite3.Row]], T], **values: Any) -> T:
+        """Return what is made of the rows of a reading query: the same until something is written.
+
+        Nobody else writes. What `make` returns must not be changed; it is one function a query.
+        """
+        # What a transaction wrote and then undid counts as well, on the way there and back.
+        at = (self._connection.total_changes, self._undone)
+        if at != self._made_at:
+            self._made.clear()
+            self._made_at = at
+        key = (query, *values.values())
+        if key not in self._made:
+            self._made[key] = make(self.rows(query, **values))
+        found: T = self._made[key]
+        return found
 
     def row(self, query: str, **values: Any) -> sqlite3.Row | None:
         """Return the first row of a reading query."""

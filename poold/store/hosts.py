@@ -6,8 +6,9 @@ let go of is not decided here.
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,10 +44,9 @@ class HostMarks:
         self._database = database
         self._clock = clock
 
-    def all(self) -> dict[HostName, HostMark]:
+    def all(self) -> Mapping[HostName, HostMark]:
         """Return the marked hosts."""
-        rows = self._database.rows("host_marks_list")
-        return {HostName(row["host"]): HostMark(**row) for row in rows}
+        return self._database.made("host_marks_list", _marks)
 
     def of(self, host: HostName) -> HostMark | None:
         """Return a host's mark."""
@@ -94,3 +94,7 @@ class HostMarks:
                 self._database.run(query, host=host)
             self._database.run("quarantine_drop", pool=None, digest=None, host=host)
         return released
+
+
+def _marks(rows: Iterable[sqlite3.Row]) -> Mapping[HostName, HostMark]:
+    return {HostName(row["host"]): HostMark(**row) for row in rows}

@@ -7,6 +7,8 @@ In and out: the same values, durably. When one is put here and when it is let go
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections.abc import Iterable
 
 from poold.model.fleet import Digest, HostName, PoolName, Quarantine
 from poold.store.database import Database
@@ -20,17 +22,7 @@ class Quarantines:
 
     def all(self, pool: str | None = None) -> tuple[Quarantine, ...]:
         """Return them by host, the newest generation first; those whose time is over too."""
-        rows = map(dict, self._database.rows("quarantine_list", pool=pool))
-        return tuple(
-            Quarantine(
-                **{
-                    **row,
-                    "problem": json.loads(row["problem"]),
-                    "found_with": json.loads(row["found_with"]),
-                }
-            )
-            for row in rows
-        )
+        return self._database.made("quarantine_list", _quarantines, pool=pool)
 
     def of(self, pool: PoolName, digest: Digest, host: HostName) -> Quarantine | None:
         """Return what is known of one generation on one host."""
@@ -57,3 +49,16 @@ class Quarantines:
     ) -> None:
         """Forget those that fit everything that is given."""
         self._database.run("quarantine_drop", pool=pool, digest=digest, host=host)
+
+
+def _quarantines(rows: Iterable[sqlite3.Row]) -> tuple[Quarantine, ...]:
+    return tuple(
+        Quarantine(
+            **{
+                **dict(row),
+                "problem": json.loads(row["problem"]),
+                "found_with": json.loads(row["found_with"]),
+            }
+        )
+        for row in rows
+    )

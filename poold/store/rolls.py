@@ -7,6 +7,7 @@ In and out: plain values, durably. Which replica is replaced next is decided in
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -77,15 +78,7 @@ class Rolls:
 
     def get(self, pool: str) -> Roll | None:
         """Return a pool's roll, running or paused."""
-        row = self._database.row("roll_get", pool=pool)
-        if row is None:
-            return None
-        fields: dict[str, Any] = dict(row)
-        fields["change"] = fields.pop("change_id")
-        fields["replacing"] = json.loads(fields["replacing"])
-        for name in ("extras", "leaving"):
-            fields[name] = tuple(json.loads(fields[name]))
-        return Roll(**fields)
+        return next(iter(self._database.made("roll_get", _rolls, pool=pool)), None)
 
     def put(self, roll: Roll) -> None:
         """Begin a roll or write down how far it is."""
@@ -110,12 +103,7 @@ class Rolls:
 
     def hold(self, pool: str) -> Hold | None:
         """Return at which generation a pool is held."""
-        row = self._database.row("hold_get", pool=pool)
-        if row is None:
-            return None
-        fields: dict[str, Any] = dict(row)
-        fields["application"] = _application(fields["application"])
-        return Hold(**fields)
+        return next(iter(self._database.made("hold_get", _holds, pool=pool)), None)
 
     def put_hold(
         self, pool: PoolName, generation: Generation, *, configured: str, actor: str
@@ -149,11 +137,33 @@ class Rolls:
 
     def unexplained(self, pool: str) -> frozenset[int]:
         """Return the numbers of the generations of which nobody knows what they were made of."""
-        return frozenset(r["number"] for r in self._database.rows("generations_bare", pool=pool))
+        return self._database.made("generations_bare", _numbers, pool=pool)
 
     def serve(self, pool: PoolName, fingerprint: str) -> None:
         """Remember of which application the current generation is."""
         self._database.run("pool_serve", name=pool, served=fingerprint)
+
+
+def _rolls(rows: Iterable[sqlite3.Row]) -> tuple[Roll, ...]:
+    found = []
+    for row in rows:
+        fields: dict[str, Any] = dict(row)
+        fields["change"] = fields.pop("change_id")
+        fields["replacing"] = json.loads(fields["replacing"])
+        for name in ("extras", "leaving"):
+            fields[name] = tuple(json.loads(fields[name]))
+        found.append(Roll(**fields))
+    return tuple(found)
+
+
+def _holds(rows: Iterable[sqlite3.Row]) -> tuple[Hold, ...]:
+    return tuple(
+        Hold(**{**dict(row), "application": _application(row["application"])}) for row in rows
+    )
+
+
+def _numbers(rows: Iterable[sqlite3.Row]) -> frozenset[int]:
+    return frozenset(row["number"] for row in rows)
 
 
 def in_service(

@@ -8,7 +8,6 @@ readers of changes.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from poold.agent.codec import decode, decode_request, encode
-from poold.agent.messages import Sealed, Started
+from poold.agent.codec import encode
+from poold.agent.messages import Sealed
 from poold.agent.space import NOTHING, Reserve, lacking
 from poold.errors import Temporary
 from poold.model.application import Application
@@ -31,11 +30,11 @@ from poold.model.fleet import (
     Digest,
     Generation,
     HostName,
-    Manifest,
     Phases,
     PoolName,
     ReplicaName,
 )
+from poold.store import rows
 from poold.store.calls import Calls
 from poold.store.changes import Changes
 from poold.store.database import Database
@@ -210,17 +209,15 @@ class Store:
 
     def see_pool(self, pool: PoolName) -> SeenPool:
         """Return what is known of a pool, remembering it when it is new."""
-        row = self._database.row("pool_get", name=pool)
-        if row is None:
+        if not (found := self._database.made("pool_get", tuple, name=pool)):
             self._database.run("pool_see", name=pool, seen_at=self._clock())
-            row = self._database.row("pool_get", name=pool)
-        assert row is not None  # noqa: S101 - inserted above, by the only writer
-        hosts = self._database.rows("introductions_list", pool=pool)
-        return SeenPool(**row, introduced=frozenset(HostName(r["host"]) for r in hosts))
+            found = self._database.made("pool_get", tuple, name=pool)
+        hosts = self._database.made("introductions_list", rows.introduced, pool=pool)
+        return SeenPool(**found[0], introduced=hosts)
 
     def known_pools(self) -> tuple[PoolName, ...]:
         """Return the pools that were ever seen, whether or not they are still configured."""
-        return tuple(PoolName(row["name"]) for row in self._database.rows("pool_names"))
+        return self._database.made("pool_names", rows.pool_names)
 
     def introduce(self, pool: PoolName, host: HostName) -> None:
         """Remember that a host's containers of a pool were looked through for adoption."""
@@ -232,7 +229,7 @@ class Store:
 
     def wishes(self, pool: str | None = None) -> tuple[Wish, ...]:
         """Return the wished replicas by name."""
-        return tuple(Wish(**row) for row in self._database.rows("wishes_list", pool=pool))
+        return self._database.made("wishes_list", rows.wishes, pool=pool)
 
     def put_wish(self, wish: Wish) -> bool:
         """Wish for a replica, or change its pin; False, and nothing, where another pool has it."""
@@ -249,12 +246,11 @@ class Store:
 
     def assignments(self, pool: str | None = None) -> tuple[Assignment, ...]:
         """Return who runs where, by name."""
-        return tuple(map(_assignment, self._database.rows("assignments_list", pool=pool)))
+        return self._database.made("assignments_list", rows.assignments, pool=pool)
 
-    def load_without(self, pool: PoolName) -> dict[HostName, int]:
+    def load_without(self, pool: PoolName) -> Mapping[HostName, int]:
         """Return how many replicas of all the other pools each host has, or is to get by moves."""
-        rows = self._database.rows("assignments_of_others", pool=pool)
-        return {HostName(row["host"]): row["count"] for row in rows}
+        return self._database.made("assignments_of_others", rows.counts, pool=pool)
 
     def holder(self, name: ReplicaName, *, besides: PoolName) -> PoolName | None:
         """Return another pool that wishes for a name, or whose host did not let go of it yet."""
@@ -263,12 +259,12 @@ class Store:
 
     def replica_names(self) -> tuple[ReplicaName, ...]:
         """Return every name that is wished or assigned."""
-        return tuple(ReplicaName(row["name"]) for row in self._database.rows("replica_names"))
+        return self._database.made("replica_names", rows.replica_names)
 
     def assignment(self, name: ReplicaName) -> Assignment | None:
         """Return the host that may run a name, and how it came up."""
         row = self._database.row("assignment_get", name=name)
-        return _assignment(row) if row else None
+        return rows.assignment(row) if row else None
 
     def put_assignment(self, assignment: Assignment) -> None:
         """Write or replace who may run a name.
@@ -300,7 +296,7 @@ class Store:
 
     def intents(self, pool: str | None = None) -> tuple[Intent, ...]:
         """Return the requests whose outcome is not folded, oldest first."""
-        return tuple(map(_intent, self._database.rows("intents_list", pool=pool)))
+        return self._database.made("intents_list", rows.intents, pool=pool)
 
     def put_intent(self, intent: Intent) -> None:
         """Write a request down before it is sent."""
@@ -324,8 +320,7 @@ class Store:
 
     def generations(self, pool: str, /) -> tuple[Generation, ...]:
         """Return a pool's generations that were not retired, the newest first."""
-        rows = self._database.rows("generations_list", pool=pool)
-        return tuple(map(_generation, rows))
+        return self._database.made("generations_list", rows.generations, pool=pool)
 
     def generation_number(self, pool: PoolName, digest: str) -> int | None:
         """Return the number of a generation, retired ones included."""
@@ -386,7 +381,7 @@ class Store:
 
     def garbage(self, pool: str) -> tuple[Garbage, ...]:
         """Return what is still to be removed from hosts."""
-        return tuple(Garbage(**row) for row in self._database.rows("garbage_list", pool=pool))
+        return self._database.made("garbage_list", rows.garbage, pool=pool)
 
     def put_garbage(self, garbage: Garbage) -> None:
         """Have a generation or capture removed from a host."""
@@ -402,7 +397,7 @@ class Store:
 
     def moves(self, pool: str | None = None) -> tuple[Move, ...]:
         """Return the moves under way, by name."""
-        return tuple(map(_move, self._database.rows("moves_list", pool=pool)))
+        return self._database.made("moves_list", rows.moves, pool=pool)
 
     def put_move(self, move: Move) -> None:
         """Begin a move or write its next step down."""
@@ -445,45 +440,3 @@ def way_to_free(pool: str) -> str:
 
 def _dump(value: Any) -> str | None:
     return None if value is None else json.dumps(encode(value))
-
-
-def _load(kind: type[T], text: str | None) -> T | None:
-    return None if text is None else decode(kind, json.loads(text))
-
-
-def _assignment(row: sqlite3.Row) -> Assignment:
-    fields = dict(row)
-    fields["failed_rungs"] = tuple(json.loads(fields["failed_rungs"]))
-    fields["started"] = _load(Started, fields["started"])
-    return Assignment(**fields)
-
-
-def _intent(row: sqlite3.Row) -> Intent:
-    fields = dict(row)
-    request = json.loads(fields["request"])
-    if "application" in request:
-        # An earlier version wrote it, before replicas could be restored by anything but podman.
-        request["application"] = {"engine": "podman", "slots": 0, **request["application"]}
-    fields["request"] = decode_request(fields.pop("verb"), request)
-    return Intent(**fields)
-
-
-def _generation(row: sqlite3.Row) -> Generation:
-    manifest = decode(Manifest, json.loads(row["manifest"]))
-    return Generation(
-        pool=row["pool"],
-        number=row["number"],
-        digest=row["digest"],
-        manifest=manifest,
-        builder=row["builder"],
-        proven_at=row["proven_at"],
-    )
-
-
-def _move(row: sqlite3.Row) -> Move:
-    fields = dict(row)
-    fields["change"] = fields.pop("change_id")
-    fields["sealed"] = _load(Sealed, fields["sealed"])
-    fields["problem"] = json.loads(fields["problem"]) if fields["problem"] else None
-    fields["phases"] = json.loads(fields["phases"])
-    return Move(**fields)

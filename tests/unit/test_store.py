@@ -403,3 +403,28 @@ def test_a_folder_in_the_way_of_a_file_is_a_clear_problem(tmp_path, name):
     (tmp_path / "state" / name).mkdir(parents=True)
     with pytest.raises(Permanent, match=f"cannot use the state in .*{name}"):
         Store(tmp_path / "state")
+
+
+def test_what_was_read_is_read_again_only_when_something_was_written(store):
+    """Within a transaction, after it and after one that was undone: never what is not so."""
+    assert store.wishes("hello") is store.wishes("hello")
+    wish, other = Wish(name="hello1", pool="hello"), Wish(name="hello2", pool="hello")
+    with store.transaction():
+        assert store.wishes("hello") == ()
+        store.put_wish(wish)
+        assert store.wishes("hello") == (wish,)
+    before = store.wishes("hello")
+    assert (before, store.wishes("other")) == ((wish,), ())
+
+    def undone():
+        with store.transaction():
+            store.put_wish(other)
+            assert store.wishes("hello") == (wish, other)
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        undone()
+    assert store.wishes("hello") == (wish,)
+    assert store.hosts.all() is store.hosts.all()
+    store.hosts.put("a", "cordoned", actor="t", reason="")
+    assert list(store.hosts.all()) == ["a"]

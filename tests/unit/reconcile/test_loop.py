@@ -414,9 +414,14 @@ async def test_a_cycle_reads_each_thing_once_however_many_hosts_there_are(fleet)
     read = Counter()
     connection = fleet.store._database._connection
     connection.set_trace_callback(lambda sql: read.update(re.findall(r"FROM (\w+)", sql)))
+    fleet.store.put_wish(fleet.store.wishes()[0])
+    read.clear()
     await fleet.loop.cycle("hello")
-    connection.set_trace_callback(None)
     assert {read[table] for table in ("host_marks", "wishes", "generations", "garbage")} == {1}
+    read.clear()
+    await fleet.loop.cycle("hello")
+    assert not read, "nothing was written since"
+    connection.set_trace_callback(None)
 
 
 async def test_a_listing_wakes_the_pools_only_with_something_new(fleet):
