@@ -66,19 +66,25 @@ def shown(
     for name in names:
         assignment = assigned.get(name)
         if name in resting and assignment is not None:
-            replicas.append(_ready(snapshot.name, assignment, resting[name]))
+            fact = resting[name]
+            replicas.append(_replica(snapshot.name, assignment, fact, "ready", assignment.reason))
             continue
-        replica = _known(snapshot, name, assignment)
         state, reason = _state(snapshot, name, assignment, moves.get(name))
         if state == "waiting" and name in failed:
             state, reason = "failed", str(failed[name].get("message", ""))
         elif state == "waiting":
             reason = waiting.get(name, "") or reason
-        if state in ("ready", "waiting", "starting") and _is_leaving(snapshot, name, replica.host):
+        host = assignment.host if assignment is not None else None
+        if state in ("ready", "waiting", "starting") and _is_leaving(snapshot, name, host):
             state, reason = "removing", _why_still_there(snapshot, name)
         if name in snapshot.extras and state == "ready":
             reason = reason or "extra while the pool rolls"
-        replicas.append(_with(replica, state, reason))
+        if assignment is None:
+            replicas.append(Replica(name, snapshot.name, state, reason=reason))
+            continue
+        view = snapshot.hosts.get(assignment.host)
+        found = view.ours(name) if view else None
+        replicas.append(_replica(snapshot.name, assignment, found, state, reason))
     return tuple(replicas)
 
 
@@ -95,67 +101,34 @@ def _why_still_there(snapshot: Snapshot, name: ReplicaName) -> str:
     return retry.message if retry is not None else ""
 
 
-def _with(replica: Replica, state: ReplicaState, reason: str) -> Replica:
-    return Replica(**{**vars(replica), "state": state, "reason": reason})
-
-
-def _ready(pool: PoolName, assignment: Assignment, fact: ContainerFact) -> Replica:
-    """Return a replica at rest: the bulk of a fleet."""
+def _replica(
+    pool: PoolName,
+    assignment: Assignment,
+    fact: ContainerFact | None,
+    state: ReplicaState,
+    reason: str,
+) -> Replica:
+    """Return what is recorded of a replica that has a host, and what that host has of it."""
     started = assignment.started
+    address, container_id = (fact.address, fact.container_id) if fact else ("", None)
     if started is None:
         return Replica(
-            assignment.name,
-            pool,
-            "ready",
-            assignment.host,
-            fact.address or None,
-            fact.container_id,
-            reason=assignment.reason,
-        )
+            assignment.name, pool, state, assignment.host, address or None, container_id,
+            reason=reason,
+        )  # fmt: skip
     return Replica(
         assignment.name,
         pool,
-        "ready",
+        state,
         assignment.host,
-        fact.address or started.address or None,
-        fact.container_id,
+        address or started.address or None,
+        started.container_id if fact is None else container_id,
         started.method,
         assignment.generation,
         started.started_at or None,
         started.seconds or None,
         started.phases,
-        assignment.reason,
-    )
-
-
-def _known(snapshot: Snapshot, name: ReplicaName, assignment: Assignment | None) -> Replica:
-    """Return what is recorded of a replica, state left open."""
-    if assignment is None:
-        return Replica(name, snapshot.name, "waiting")
-    view = snapshot.hosts.get(assignment.host)
-    fact = view.ours(name) if view else None
-    started = assignment.started
-    if started is None:
-        return Replica(
-            name,
-            snapshot.name,
-            "waiting",
-            assignment.host,
-            fact.address or None if fact else None,
-            fact.container_id if fact else None,
-        )
-    return Replica(
-        name=name,
-        pool=snapshot.name,
-        state="waiting",
-        host=assignment.host,
-        address=(fact.address if fact else "") or started.address or None,
-        container_id=fact.container_id if fact else started.container_id,
-        method=started.method,
-        generation=assignment.generation,
-        started_at=started.started_at or None,
-        seconds=started.seconds or None,
-        phases=started.phases,
+        reason,
     )
 
 

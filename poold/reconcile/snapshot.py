@@ -214,7 +214,7 @@ class Snapshot:
     def _find_resting(self) -> dict[ReplicaName, ContainerFact]:
         wished, assigned = self.wished(), self.assigned()
         touched = {move.name for move in self.moves} | _acted_on(self.busy, wished)
-        touched.update(self.roll.replacing if self.roll else ())
+        touched.update(self.extras, self.roll.replacing if self.roll else ())
         found: dict[ReplicaName, ContainerFact] = {}
         for host in self.hosts.values():
             if not host.up:

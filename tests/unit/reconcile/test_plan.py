@@ -346,6 +346,7 @@ MOVE = Move(name="hello1", pool="hello", change=1, source="a", target="b", step=
         at_rest(fact("hello1"), unsure=["hello1"]),
         at_rest(fact("hello1"), moves=(MOVE,)),
         at_rest(fact("hello1"), busy={"replica:hello1": "restoring"}),
+        at_rest(fact("hello1"), extras=frozenset({"hello1"})),
         replace(at_rest(fact("hello1")), wishes=()),
         replace(at_rest(fact("hello1")), assignments=()),
         at_rest(fact("hello1")).acting({"replica:hello1": "removing hello1 from b"}),
