@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from poold.agent.failpoints import failpoint
 from poold.agent.messages import ContainerFact, Started
@@ -61,10 +62,8 @@ class Records:
 
     def names(self) -> tuple[str, ...]:
         """Return every name that is ours to use, so that foreign containers with one are seen."""
-        names: set[str] = set(self.store.replica_names())
-        for pool in self.config().pools.values():
-            names |= {pool.replica(number) for number in range(1, pool.max + 1)}
-        return tuple(sorted(names))
+        pools = self.config().pools.values()
+        return _all_names(self.store.replica_names(), tuple((p.replica_name, p.max) for p in pools))
 
     def pool(self, name: PoolName) -> Pool | None:
         """Return a configured pool; of a held one the application is that of its generation."""
@@ -85,7 +84,7 @@ class Records:
         waiting = {i.subject: f"finding out about {i.request.verb} on {i.host}" for i in intents}
         names = {*(w.name for w in wishes), *(a.name for a in mine)}
         if pool is not None:
-            names |= {pool.replica(number) for number in range(1, pool.max + 1)}
+            names.update(map(ReplicaName, _names_of(pool.replica_name, pool.max)))
         return Snapshot(
             name=name,
             pool=pool,
@@ -218,6 +217,17 @@ class Records:
             roll=decided.roll,
         )
         self.world.planned(status, decided.replicas)
+
+
+@lru_cache(maxsize=1024)
+def _names_of(replica_name: str, most: int) -> frozenset[str]:
+    """Return the names that a pool can have: the same for every cycle and listing."""
+    return frozenset(replica_name.replace("{n}", str(number)) for number in range(1, most + 1))
+
+
+@lru_cache(maxsize=4)
+def _all_names(known: tuple[str, ...], pools: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    return tuple(sorted({*known}.union(*(_names_of(*pool) for pool in pools))))
 
 
 def _found(fact: ContainerFact) -> Started:
