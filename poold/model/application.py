@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Literal, Optional, Union
 
 # How replicas are restored: "podman" by its own command; "oci" by calling the OCI runtime on an
@@ -186,6 +187,10 @@ class Application:
         Two applications with equal fingerprints may share a generation: how readiness is polled
         and what happens after a restore do not matter to the frozen image.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:  # asked several times in each cycle of the loop
         decides = {key: value for key, value in asdict(self).items() if key not in _NOT_FROZEN}
         decides["checkpoint"] = list(self.checkpoint.scan_paths)
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))

@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from poold.agent.messages import ContainerFact, GenerationFact, Observation, Started
 from poold.hosts.base import HostLink
@@ -29,21 +29,29 @@ from poold.model.fleet import (
     Replica,
 )
 from poold.reconcile.flapping import Steadiness
+from poold.reconcile.listed import Listed, sort_out
 from poold.reconcile.snapshot import HostView
 from poold.store import HostMark
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(slots=True)
 class _Host:
-    """One host's facts; `touched` is the tick of the last outcome by container or digest."""
+    """One host's facts; `touched` is the tick of the last outcome by container or digest.
+
+    `containers` and `generations` are replaced, never changed in place.
+    """
 
     heard: bool = False
     doubted: dict[str, int] = field(default_factory=dict)  # container id -> tick of the event
     reason: str = ""
     boot_id: str = ""
     seen_at: float | None = None
-    containers: dict[str, ContainerFact] = field(default_factory=dict)
-    generations: dict[Digest, GenerationFact] = field(default_factory=dict)
+    containers: Mapping[str, ContainerFact] = field(default_factory=dict)
+    generations: Mapping[Digest, GenerationFact] = field(default_factory=dict)
+    sorted_out: Listed | None = None
     running_actions: frozenset[str] = frozenset()
     facts: dict[str, str] = field(default_factory=dict)
     disk_free_bytes: int | None = None
@@ -53,6 +61,17 @@ class _Host:
     touched: dict[str, int] = field(default_factory=dict)
     unsure: dict[str, int] = field(default_factory=dict)
     steadiness: Steadiness = field(default_factory=Steadiness)
+
+    def listed(self) -> Listed:
+        """Return what the host has by pool."""
+        found = self.sorted_out
+        if (
+            found is None
+            or found.made_of[0] is not self.containers
+            or found.made_of[1] is not self.generations
+        ):
+            found = self.sorted_out = sort_out(self.containers, self.generations)
+        return found
 
     def believed(self) -> tuple[object, ...]:
         """Return what plans are made of; what is replaced by each listing, not changed in place."""
@@ -220,24 +239,17 @@ class World:
         known = self._hosts[name]
         state, reason = self._state(name)
         closed = self._closed(name, mark)
+        listed = known.listed()
         return HostView(
             name=name,
             state=state,
             reason=reason,
-            containers=tuple(
-                fact
-                for fact in known.containers.values()
-                if (fact.pool == pool if fact.ours else fact.name in wanted)
-            ),
-            of_others={
-                fact.name: fact.pool
-                for fact in known.containers.values()
-                if fact.ours and fact.pool != pool and fact.name in wanted
-            },
+            containers=listed.containers(pool, wanted),
+            of_others=listed.of_others(pool, wanted),
             unsure=frozenset(known.unsure),
-            held=frozenset(known.generations),
-            staged=frozenset(d for d, fact in known.generations.items() if fact.staged),
-            of_pool=frozenset(d for d, fact in known.generations.items() if fact.pool == pool),
+            held=listed.held,
+            staged=listed.staged,
+            of_pool=listed.held_by_pool.get(pool, frozenset()),
             images=frozenset(known.images),
             running_actions=known.running_actions,
             max_replicas=room,
@@ -270,7 +282,8 @@ class World:
         kept = {k: c for k, c in known.containers.items() if k in newer}
         generations = {g.digest: g for g in seen.generations if g.digest not in newer}
         held = {k: g for k, g in known.generations.items() if k in newer}
-        known.containers, known.generations = {**containers, **kept}, {**generations, **held}
+        known.containers = _unless_same(known.containers, {**containers, **kept})
+        known.generations = _unless_same(known.generations, {**generations, **held})
         known.unsure = {k: tick for k, tick in known.unsure.items() if tick > token}
         known.touched = {k: tick for k, tick in known.touched.items() if tick > token}
         listed = {c.container_id for c in seen.containers}
@@ -299,19 +312,22 @@ class World:
     def started(self, name: HostName, pool: str, started: Started, digest: str) -> None:
         """Fold a replica that came up."""
         self._touch(name, started.name)
-        self._hosts[name].containers[started.name] = ContainerFact(
-            name=started.name,
-            container_id=started.container_id,
-            ours=True,
-            pool=pool,
-            role="replica",
-            running=True,
-            status="running",
-            digest=digest,
-            method=started.method,
-            address=started.address,
-            started_at=started.started_at,
-            ready=True,
+        self._has(
+            name,
+            ContainerFact(
+                name=started.name,
+                container_id=started.container_id,
+                ours=True,
+                pool=pool,
+                role="replica",
+                running=True,
+                status="running",
+                digest=digest,
+                method=started.method,
+                address=started.address,
+                started_at=started.started_at,
+                ready=True,
+            ),
         )
         if started.container_id in self._hosts[name].doubted:
             self.unsure(name, started.name)
@@ -325,8 +341,9 @@ class World:
         self._touch(name, replica)
         fact = self._hosts[name].containers.get(replica)
         if fact is not None:
-            self._hosts[name].containers[replica] = replace(
-                fact, role="captured", running=False, ready=False, status="captured"
+            self._has(
+                name,
+                replace(fact, role="captured", running=False, ready=False, status="captured"),
             )
 
     def gone(self, name: HostName, replica: str, container_id: str = "") -> None:
@@ -334,7 +351,7 @@ class World:
         fact = self._hosts[name].containers.get(replica)
         if fact is not None and container_id in ("", fact.container_id):
             self._touch(name, replica)
-            del self._hosts[name].containers[replica]
+            self._hosts[name].containers = _without(self._hosts[name].containers, replica)
 
     def unsure(self, name: HostName, replica: str) -> None:
         """Nobody knows what a failed action left under this name: the next listing tells."""
@@ -348,7 +365,7 @@ class World:
         """Fold a generation that a host has verified and unpacked."""
         self._touch(name, digest)
         fact = GenerationFact(digest=digest, pool=pool, staged=True, bytes=size_bytes)
-        self._hosts[name].generations[digest] = fact
+        self._hosts[name].generations = {**self._hosts[name].generations, digest: fact}
 
     def imaged(self, name: HostName, image: str) -> None:
         """Fold an image that a host has."""
@@ -357,7 +374,10 @@ class World:
     def dropped(self, name: HostName, digest: Digest) -> None:
         """Fold a generation that a host has deleted."""
         self._touch(name, digest)
-        self._hosts[name].generations.pop(digest, None)
+        self._hosts[name].generations = _without(self._hosts[name].generations, digest)
+
+    def _has(self, name: HostName, fact: ContainerFact) -> None:
+        self._hosts[name].containers = {**self._hosts[name].containers, fact.name: fact}
 
     def _touch(self, name: HostName, key: str) -> None:
         self._hosts[name].touched[key] = self.begin()
@@ -372,3 +392,12 @@ class World:
     def forget_pool(self, pool: PoolName) -> None:
         """Show a pool no more."""
         self._pools.pop(pool, None)
+
+
+def _without(facts: Mapping[K, V], key: K) -> Mapping[K, V]:
+    return {k: v for k, v in facts.items() if k != key}
+
+
+def _unless_same(before: Mapping[K, V], after: Mapping[K, V]) -> Mapping[K, V]:
+    """Return what is known already where it is the same: what was made of it can be kept."""
+    return before if before == after else after

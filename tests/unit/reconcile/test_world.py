@@ -147,3 +147,23 @@ def test_a_listing_that_says_what_is_known_is_not_new(world, link):
     assert not view(world).up
     link.status = HostStatus("a", "up", boot_id="2")
     assert world.observed("a", world.begin(), seen(fact("hello1", ready=False), boot_id="2"))
+
+
+def test_what_was_sorted_out_of_a_listing_does_not_outlive_it(world):
+    """Outcomes between listings are seen at once, by the pools that they concern."""
+    for listing in range(2):
+        world.observed("a", world.begin(), seen(fact("hello1"), fact("other1", pool="other")))
+        assert names(world) == ["hello1"]
+        assert view(world).of_others == {}
+        world.staged("a", "hello", "sha256:1", 1)
+        assert view(world).staged == view(world).of_pool == {"sha256:1"}
+        up = Started("hello2", "c2", "10.0.0.1:2", "restore", 0.1, {}, 1.0)
+        world.started("a", "other" if listing else "hello", up, "sha256:1")
+        assert view(world).of_others == ({"hello2": "other"} if listing else {})
+        assert names(world) == (["hello1"] if listing else ["hello1", "hello2"])
+        world.frozen("a", "hello1")
+        assert view(world).ours("hello1").role == "captured"
+        world.gone("a", "hello1")
+        assert "hello1" not in names(world)
+        world.dropped("a", "sha256:1")
+        assert view(world).held == view(world).of_pool == frozenset()
