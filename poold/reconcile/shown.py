@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from heapq import nsmallest
 from typing import Any
 
 from poold.agent.messages import ContainerFact
@@ -193,9 +194,9 @@ def sentence(snapshot: Snapshot, replicas: tuple[Replica, ...], roll: str = "") 
     wished = snapshot.wished()
     ready = sum(1 for replica in replicas if replica.state == "ready" and replica.name in wished)
     count = len(wished) - len(snapshot.extras)
+    acted_on = snapshot.busy.keys()
     parts = [roll] if roll else []
-    parts += [text for _, text in sorted(snapshot.busy.items())]
-    acted_on = set(snapshot.busy)
+    parts += [snapshot.busy[subject] for subject in nsmallest(SHOWN_AT_ONCE, acted_on)]
     stuck: dict[str, list[str]] = {}
     for replica in replicas:
         if replica.state == "ready" or replica_subject(replica.name) in acted_on:
@@ -207,5 +208,5 @@ def sentence(snapshot: Snapshot, replicas: tuple[Replica, ...], roll: str = "") 
     head = f"{snapshot.name} {min(ready, count)}/{count}"
     if not parts:
         return head
-    more = len(parts) - SHOWN_AT_ONCE
+    more = max(0, len(acted_on) - SHOWN_AT_ONCE) + len(parts) - SHOWN_AT_ONCE
     return f"{head}: {', '.join(parts[:SHOWN_AT_ONCE])}" + (f", {more} more" if more > 0 else "")

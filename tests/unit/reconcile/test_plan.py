@@ -154,6 +154,20 @@ def test_a_change_is_not_failed_by_an_older_failure_before_it_was_tried_again():
     assert verdict.state == "failed"
 
 
+def test_the_sentence_says_a_few_things_and_counts_the_rest():
+    """What is under way comes first, in order; then what stands still."""
+    away = host("b", state="unknown", reason="cut")
+    for count, tail in ((2, "…2, hello9 unknown: cut"), (4, "…4, 1 more"), (6, "…4, 3 more")):
+        busy = {f"replica:hello{n}": f"restoring …{n}" for n in range(count, 0, -1)}
+        given_ = snapshot(
+            host("a"), away, wished=["hello9"], assigned={"hello9": "b"}, busy=busy,
+            generations=(generation(1),),
+        )  # fmt: skip
+        said = plan(given_, 0.0).sentence
+        assert said.startswith("hello 0/1: restoring …1, restoring …2")
+        assert said.endswith(tail)
+
+
 # -- any snapshot --------------------------------------------------------------------------------
 
 NAMES = [f"hello{n}" for n in range(1, 5)]
