@@ -32,9 +32,11 @@ DELETE FROM wishes WHERE name = :name;
 SELECT * FROM assignments WHERE :pool IS NULL OR pool = :pool ORDER BY name;
 
 -- name: assignments_of_others
-SELECT host, count(*) AS count FROM (
-    SELECT name, host FROM assignments WHERE pool != :pool
-    UNION SELECT name, target FROM moves WHERE pool != :pool
+SELECT host, sum(count) AS count FROM (
+    SELECT host, count(*) AS count FROM assignments WHERE pool != :pool GROUP BY host
+    UNION ALL SELECT target, count(*) FROM moves WHERE pool != :pool AND NOT EXISTS (
+        SELECT 1 FROM assignments WHERE name = moves.name AND host = moves.target
+    ) GROUP BY target
 ) GROUP BY host;
 
 -- name: replica_names
