@@ -34,6 +34,7 @@ def fill(fleet, host, *, leave_mib):
     free = int(fleet.on(host, "stat", "--file-system", "--format", "%a", FOLDER))
     page = int(fleet.on(host, "stat", "--file-system", "--format", "%S", FOLDER))
     taken = free * page - (leave_mib << 20)
+    fleet.on(host, "install", "--mode=600", "/dev/null", f"{FOLDER}/somebody-elses")
     fleet.on(host, "fallocate", "--length", str(taken), f"{FOLDER}/somebody-elses")
 
 
