@@ -106,6 +106,8 @@ class Deaths:
             wish, started = wished.get(assignment.name), assignment.started
             if wish is None or started is None or wish.host not in (None, assignment.host):
                 continue
+            if _is_replaced(snapshot, assignment.name, started.container_id):
+                continue  # the roll ends it: also one that a daemon before this one began to end
             life = _life(known, assignment, now)
             is_sure = assignment.name not in moving and _is_sure(snapshot, assignment)
             if life.over or not is_sure:
@@ -133,6 +135,10 @@ def _life(known: _Pool, assignment: Assignment, now: float) -> _Life:
         life.early, life.retry = before.early, before.retry
     known.lives[assignment.name] = life
     return life
+
+
+def _is_replaced(snapshot: Snapshot, name: ReplicaName, container_id: str) -> bool:
+    return snapshot.roll is not None and snapshot.roll.replacing.get(name) == container_id
 
 
 def _is_sure(snapshot: Snapshot, assignment: Assignment) -> bool:

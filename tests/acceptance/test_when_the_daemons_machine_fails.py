@@ -102,7 +102,9 @@ def small_state(fleet):
     state, kept = fleet.folder / "state", fleet.folder / "state.kept"
     fleet.stop()
     shutil.copytree(state, kept)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", state], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160m,mode=0700", "tmpfs", state], check=True
+    )
     try:
         shutil.copytree(kept, state, dirs_exist_ok=True)
         fleet.start()

@@ -85,6 +85,7 @@ class Books:
     changes: Mapping[int, tuple[str, str, Mapping[str, Any]]] = field(
         default_factory=dict
     )  # id -> kind, state, wish
+    pools: Mapping[int, str] = field(default_factory=dict)  # of changes; "" for those of no pool
     problems: Mapping[int, Mapping[str, Any] | None] = field(default_factory=dict)  # of failed ones
     pending: Mapping[int, float] = field(default_factory=dict)  # id -> created_at
     intents: Mapping[str, float] = field(default_factory=dict)  # verb and host -> created_at
@@ -137,23 +138,30 @@ class View:
 def kept_since(
     before: View | None, after: View, gone: set[str] | frozenset[str] = frozenset()
 ) -> tuple[Kept, ...]:
-    """Return what ran before a death, was wished before and after it, and was not asked to move.
+    """Return what ran before a death, was wished then and since, and not asked to move or roll.
 
     A capture that failed leaves its replica as it was, or a host found it dead: moves are told
-    apart by their changes, which name the replica.
+    apart by their changes, which name the replica. A roll replaces any replica of its pool.
     """
     if before is None:
         return ()
-    moved = {
-        str(wish.get("name"))
+    open_since = {
+        number: (kind, wish)
         for number, (kind, _, wish) in after.books.changes.items()
-        if kind == "move" and (number in before.books.pending or number not in before.books.changes)
+        if number in before.books.pending or number not in before.books.changes
+    }
+    moved = {str(wish.get("name")) for kind, wish in open_since.values() if kind == "move"}
+    rolled = {
+        after.books.pools.get(number)
+        for number, (kind, _) in open_since.items()
+        if kind in ("roll", "rollback")
     }
     lasting = (before.books.wishes & after.books.wishes) - moved - before.books.moves
     return tuple(
         Kept(name=one.name, host=one.host, container_id=one.container_id or "")
         for one in before.replicas
         if one.state == "ready" and one.name in lasting and one.host and one.host not in gone
+        if one.pool not in rolled
     )
 
 
@@ -176,7 +184,7 @@ def read_books(state_dir: Path) -> Books:
     try:
         connection.execute("BEGIN")
         rows = lambda sql: connection.execute(sql).fetchall()  # noqa: E731
-        changes = rows("SELECT id, kind, state, wish, problem, created_at FROM changes")
+        changes = rows("SELECT id, kind, state, wish, problem, created_at, pool FROM changes")
         return Books(
             wishes=frozenset(name for (name,) in rows("SELECT name FROM wishes")),
             assignments=dict(rows("SELECT name, host FROM assignments")),
@@ -186,6 +194,7 @@ def read_books(state_dir: Path) -> Books:
                 for row in changes
                 if row[2] == "failed"
             },
+            pools={row[0]: row[6] or "" for row in changes},
             pending={row[0]: row[5] for row in changes if row[2] == "pending"},
             intents={
                 f"{verb} of {subject} on {host}": at

@@ -14,7 +14,7 @@ from poold.reconcile.actions import TakeDown
 from poold.reconcile.deaths import Deaths
 from poold.reconcile.plan import plan
 from poold.reconcile.snapshot import HostView, Snapshot
-from poold.store import Assignment, Wish
+from poold.store import Assignment, Roll, Wish
 
 POOL = Pool(
     name="hello", application=Application(image="hello:1", port=8080), hosts=("a",), builder="a",
@@ -124,6 +124,16 @@ def test_what_is_removed_on_purpose_is_no_death():
     deaths.look(snapshot("c1"), 0.0)
     deaths.begun("hello", TakeDown("hello1", "a", "c1", "not wished any more"))
     assert deaths.look(snapshot("c1", alive=False), 1.0) == ()
+
+
+def test_what_a_roll_replaces_is_no_death():
+    """Also one that an earlier life of the daemon began to remove; another container of it is."""
+    for meant, dies in (("c1", 0), ("other", 1)):
+        deaths = Deaths()
+        roll = Roll(pool="hello", change=1, surge=1, unavailable=0, replacing={"hello1": meant})
+        deaths.look(snapshot("c1", roll=roll), 1000.0)
+        found = deaths.look(snapshot("c1", alive=False, roll=roll), 1001.0)
+        assert len(found) == dies
 
 
 def test_one_that_died_before_the_daemon_began_lived_by_its_host_s_clock():
