@@ -79,6 +79,8 @@ ROLL = (
 )  # fmt: skip
 # Steps that only follow another failure: the move whose capture failed is thawed by its agent.
 NOT_ON_THE_WAY = {"resume.thawed"}
+# Steps of the engine that calls the runtime itself need a real one: they are swept on a lab host.
+ON_A_LAB_HOST = Path(__file__).parents[1] / "integration" / "test_oci_crashes.py"
 
 CONFIG = """
 [daemon]
@@ -381,7 +383,9 @@ def test_no_failpoint_is_left_out():
         for name in re.findall(r'failpoint\(\s*"([^"]+)"', path.read_text())
     }
     tried = {name.partition("/")[0] for name in STORIES}
-    assert found - tried - NOT_ON_THE_WAY == set()
+    on_lab = set(re.findall(r'"((?:oci|stage)\.[a-z_-]+)"', ON_A_LAB_HOST.read_text()))
+    assert on_lab <= found
+    assert found - tried - on_lab - NOT_ON_THE_WAY == set()
     assert tried - found == set()
 
 
