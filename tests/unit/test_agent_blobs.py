@@ -238,7 +238,7 @@ def test_a_receiver_whose_sender_vanished_yields_to_the_next(tmp_path):
             assert silent.poll() is None
         received = run_agent(tmp_path, "receive", PATH, *sizes, data=DATA)
         assert received.returncode == 0
-        assert silent.poll() == 1
+        assert silent.wait(30) == 1
         assert json.loads(silent.stdout.read())["problem"]["code"] == "blob.cut"
     assert read(tmp_path) == DATA
 
