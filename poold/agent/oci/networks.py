@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import ipaddress
 import json
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -29,6 +30,8 @@ DEFAULT, OWN = "podman", "poold"
 _RUN = "/run/containers/networks"  # where podman's netavark remembers what it set up
 _LOCK = Path("/run/lock/netavark.lock")  # podman's: netavark itself cannot stand a second one
 _SECONDS = 30.0
+
+log = logging.getLogger(__name__)
 
 
 class Networks:
@@ -101,7 +104,10 @@ class Networks:
         if places.namespace.exists():
             with contextlib.suppress(Permanent):
                 if kernel.is_mounted(places.namespace):
-                    await self._run("teardown", box, places, await self.info(box.network))
+                    info = await self.info(box.network)
+                    problem = await self._run("teardown", box, places, info)
+                    if problem is not None:  # also where a crash left nothing to take away
+                        log.warning("%s", problem, extra={"action": "disconnect_failed"})
         kernel.remove_namespace(places.namespace)
 
     async def _run(
