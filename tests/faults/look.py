@@ -98,6 +98,61 @@ def readable_by_others():
     return found
 
 
+def box(folder):
+    """Return what engine `oci` made and podman does not know, as a container and as a slot."""
+    try:
+        told = json.loads((folder / "box.json").read_text())
+    except (OSError, ValueError):
+        return None
+    owner, _, born = told["owner"].partition(":")
+    ports = [port["host_port"] for port in told["published"]]
+    slot = {"id": folder.name, "ports": ports, "kept": status(owner)[19:20] == [born]}
+    pid, conmon = number(folder / "pidfile"), number(folder / "conmon.pid")
+    container = {
+        "name": told["name"],
+        "id": folder.name,
+        "running": bool(pid and conmon and status(pid)[1:2] == [str(conmon)]),
+        "state": f"box of {pid} under {conmon}",
+        "started_at": told["started_at"],
+        "fleet": told["labels"].get("io.poold.fleet", ""),
+    }
+    return container, slot
+
+
+def number(path):
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def status(pid):
+    """Return the kernel's line about a process after its name; [] for one that has ended."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+    return [] if words[0] == "Z" else words
+
+
+def strange(root, ids):
+    """Return what is in engine `oci`'s folder, mounted or a control group, and of no box."""
+    links = [link for link in (root / "names").glob("*") if str(link.readlink()) not in ids]
+    groups = (*Path("/sys/fs/cgroup/machine.slice").glob("poold-*.scope"),
+              *Path("/sys/fs/cgroup/poold").glob("*/"))  # fmt: skip
+    return [
+        *(str(each) for each in (root / "containers").glob("*") if each.name not in ids),
+        *(str(each) for each in (root / "stages").glob("*.part")),
+        *(str(each) for each in (root / "images").glob("*.part")),
+        *(f"{link} without a box" for link in links),
+        *(path for path in mounts
+          if path.startswith(f"{root}/") and not ids & set(Path(path).parts)),
+        *(str(each) for each in groups if not ids & set(re.findall("[0-9a-f]{64}", each.name))),
+        *(f"/run/netns/{name}" for name in namespaces
+          if name.startswith("poold-") and not any(name[6:] == each[:16] for each in ids)),
+    ]  # fmt: skip
+
+
 def record(path):
     try:
         return json.loads(path.read_text())
@@ -119,6 +174,11 @@ containers = [
 listening = said("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()
 runc = json.loads(said("runc", "list", "--format", "json") or "null") or []
 mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+namespaces = [path.name for path in Path("/run/netns").glob("*")]
+storages = (Path("/var/lib/containers"), Path("/var/lib/containers/storage"))
+roots = [storage / "poold" for storage in storages if (storage / "poold").is_dir()]
+boxes = [each for root in roots for each in map(box, (root / "containers").glob("*")) if each]
+left = [what for root in roots for what in strange(root, {slot["id"] for _, slot in boxes})]
 programs = commands()
 folders = agent_dir / "generations"
 print(
@@ -126,7 +186,8 @@ print(
         {
             "boot_id": Path("/proc/1/stat").read_text().split()[21],
             "actions": running_actions(),
-            "containers": containers,
+            "containers": [*containers, *(each for each, _ in boxes if each["name"])],
+            "slots": [slot for each, slot in boxes if not each["name"]],
             "conmons": sum(program == "conmon" for program, _ in programs),
             "runc": [each["id"] for each in runc if each["status"] != "stopped"],
             "listening": sorted({int(line.split()[3].rpartition(":")[2]) for line in listening}),
@@ -134,16 +195,21 @@ print(
                 {int(port) for port in re.findall(r"tcp dport (\d+) dnat",
                                                   said("nft", "list", "ruleset"))}
             ),
-            "namespaces": [path.name for path in Path("/run/netns").glob("*")],
-            "mounts": [path for path in mounts if path.endswith("/merged")],
+            "namespaces": namespaces,
+            "mounts": [path for path in mounts if path.endswith(("/merged", "/rootfs"))],
             "work": files(agent_dir / "work"),
             "images": files(agent_dir / "images"),
-            "parts": [name for name in files(agent_dir) if ".part" in name or "/." in name],
+            "parts": [
+                *(name for name in files(agent_dir) if ".part" in name or "/." in name), *left,
+            ],
             "records": {p.stem: record(p) for p in (agent_dir / "replicas").glob("*.json")},
             "generations": {
                 path.name: generation(path) for path in sorted(folders.glob("*")) if path.is_dir()
             },
-            "readable_by_others": readable_by_others(),
+            "readable_by_others": [
+                *readable_by_others(),
+                *(str(root) for root in roots if root.stat().st_mode & 0o077),
+            ],
             "argv": [line for _, line in programs],
         }
     )

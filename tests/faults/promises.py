@@ -65,11 +65,13 @@ def _left_on(view: View, host: HostSeen, known: dict[str, Replica]) -> Iterator[
         ("mounted root file systems", host.mounts),
         ("conmon processes", host.conmons),
     ):
-        if count is not None and count != len(running):
-            yield f"{count} {what} for {len(running)} containers"
+        slots = 0 if what.startswith("conmon") else len(host.slots)
+        if count is not None and count != len(running) + slots:
+            yield f"{count} {what} for {len(running)} containers and {slots} slots"
     if host.runtime is not None and host.runtime != running:
         yield f"the engine and its runtime differ about {sorted(host.runtime ^ running)}"
     expected = {int((one.address or ":0").rpartition(":")[2]) for one in known.values()}
+    expected |= {port for slot in host.slots for port in slot.ports}
     for what, ports in (("listened on", host.listening), ("forwarded", host.forwarded)):
         if surplus := {port for port in ports if port in view.publish_ports} - expected:
             yield f"ports {sorted(surplus)} are {what} for nobody known"
@@ -78,6 +80,7 @@ def _left_on(view: View, host: HostSeen, known: dict[str, Replica]) -> Iterator[
     for what, names in (
         ("running actions", host.actions), ("scratch", host.work),
         ("image archives", _strange_images(host)), ("half files", host.parts),
+        ("slots of no agent", [each.id for each in host.slots if not each.kept]),
     ):  # fmt: skip
         if names:
             yield f"{what}: {sorted(names)}"

@@ -169,6 +169,7 @@ class Soak:
         *,
         seed: int,
         application: str = "tomcat",
+        engine: str = "podman",
         say: Callable[[str], None] = print,
     ) -> None:
         self.lab = lab
@@ -182,7 +183,7 @@ class Soak:
         self.log = self.folder / "poold.log"
         self.log.write_bytes(b"")
         socket = self.folder / "poold.sock"
-        self.config.write_text(_config(lab, self.folder, socket, application))
+        self.config.write_text(_config(lab, self.folder, socket, application, engine))
         self.client = Client(Where(socket=str(socket)))
         self._daemon: subprocess.Popen[bytes] | None = None
         self._accepted: list[Change] = []
@@ -464,7 +465,7 @@ class Soak:
         )
 
 
-def _config(lab: Lab, folder: Path, socket: Path, application: str) -> str:
+def _config(lab: Lab, folder: Path, socket: Path, application: str, engine: str) -> str:
     hosts = "".join(
         f"""
 [hosts.{name}]
@@ -488,6 +489,7 @@ image = "localhost/poold-lab/tomcat:latest"
 {command}
 env = {{ SOAK_SECRET = "{SECRET}" }}
 port = 8080
+engine = "{engine}"
 max = {MOST_REPLICAS + 2}
 keep_generations = 1
 stop_timeout_seconds = 1
@@ -527,6 +529,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
     parser.add_argument("--minutes", type=float, default=None, help="stop earlier after so long")
     parser.add_argument("--application", choices=("tomcat", "counter"), default="tomcat")
+    parser.add_argument("--engine", choices=("auto", "oci", "podman"), default="podman")
     parser.add_argument("--lab", default="soak")
     parser.add_argument("--keep", action="store_true", help="leave the lab up, for a look at it")
     parser.add_argument("--output", type=Path, default=Path("build/soak.json"))
@@ -539,7 +542,7 @@ def main() -> int:
 
     until = time.monotonic() + 60 * options.minutes if options.minutes else None
     with lab_of_its_own(options.lab, keep=options.keep) as lab:
-        soak = Soak(lab, seed=seed, application=options.application, say=say)
+        soak = Soak(lab, seed=seed, application=options.application, engine=options.engine, say=say)
         result = soak.run(options.kills, until=until)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result.report(), indent=2) + "\n")

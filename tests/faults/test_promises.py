@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from promises import NOT_APPLICABLE, PROMISES, broken, promise_4_balancers
-from view import Books, Container, HostSeen, Kept, View, read_books
+from view import Books, Container, HostSeen, Kept, Slot, View, read_books
 
 from poold.model.fleet import Change, Generation, Manifest, Replica
 from poold.store import Store
@@ -101,6 +101,18 @@ BREAKING = {
     "2 mount": a(mounts=2),
     "2 conmon": a(conmons=0),
     "2 runtime": a(runtime=frozenset({"c1", "c2"})),
+    "2 slot": a(
+        slots=(Slot(id="s1", ports=(20099,), kept=False),),
+        namespaces=2,
+        mounts=2,
+        listening=frozenset({20000, 20099}),
+    ),
+    "2 slot's port": a(
+        slots=(Slot(id="s1", ports=(20099,), kept=True),),
+        namespaces=2,
+        mounts=2,
+        listening=frozenset({20000, 20098}),
+    ),
     "2 port": a(listening=frozenset({20000, 20001})),
     "2 rule": a(forwarded=frozenset({20000, 20005})),
     "2 record": b(records={"hello3": {}}),
@@ -140,6 +152,9 @@ def test_a_sound_fleet_breaks_nothing():
     """A fleet at rest keeps every promise, and so does one that is merely busy."""
     assert broken(SOUND) == []
     assert broken(replace(SOUND, quiet=False)) == []
+    slot = Slot(id="s1", ports=(20099,), kept=True)
+    waiting = a(slots=(slot,), namespaces=2, mounts=2, listening=frozenset({20000, 20099}))
+    assert broken(waiting) == []
 
 
 @pytest.mark.parametrize("case", BREAKING)

@@ -31,12 +31,22 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """What waits for a replica to be restored into it; `kept`: the agent that made it lives."""
+
+    id: str
+    ports: tuple[int, ...]
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostSeen:
     """All that was found on a host. None for a count: there is no such thing with this engine."""
 
     name: str
     boot_id: str = ""
     containers: tuple[Container, ...] = ()
+    slots: tuple[Slot, ...] = ()
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     generations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by hex digest
     actions: tuple[str, ...] = ()
@@ -59,6 +69,7 @@ class HostSeen:
             name=name,
             boot_id=seen["boot_id"],
             containers=tuple(Container(**each) for each in seen["containers"]),
+            slots=tuple(Slot(**{**each, "ports": tuple(each["ports"])}) for each in seen["slots"]),
             records=seen["records"],
             generations=seen["generations"],
             actions=tuple(seen["actions"]),
