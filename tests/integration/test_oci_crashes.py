@@ -129,3 +129,12 @@ def test_a_slot_is_claimed_and_what_is_left_of_them_goes_with_the_agent(at_work:
     found = json.loads(at_work("left").stdout)
     assert len(found["boxes"]) == 1, "the slots that waited are gone, the replica is not"
     assert nothing(at_work) == {}
+
+
+def test_podman_may_come_later_than_the_runtime(at_work: AtWork, lab: Lab) -> None:
+    """After a boot that brought replicas up first, podman's first network hides none of theirs."""
+    host = lab.hosts()[0].name
+    lab.exec(host, "sh", "-c", "while umount --lazy /run/netns 2>/dev/null; do :; done")
+    at_work("restore", "copy", "23301")
+    lab.exec(host, "podman", "run", "--rm", "localhost/poold-lab/tomcat:latest", "true")
+    assert nothing(at_work) == {}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _MNT_DETACH = 2
-_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUTS = 0x04000000
 _LONGEST_OPTIONS = 4000  # mount(2) takes one page, the terminating zero included
@@ -57,6 +57,23 @@ def is_mounted(target: Path) -> bool:
     wanted = str(target)
     with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="replace") as table:
         return any(line.split(" ", 5)[4] == wanted for line in table)
+
+
+def share_folder(folder: Path) -> None:
+    """Make a folder a shared mount of its own, as podman and `ip netns` make theirs.
+
+    Whoever of them comes later would bind it upon itself, and hide what was mounted in it by then:
+    that could never be unmounted again.
+    """
+    path, shared = bytes(folder), ctypes.c_ulong(_MS_SHARED | _MS_REC)
+    if _LIBC.mount(None, path, None, shared, None) == 0:
+        return
+    if ctypes.get_errno() != errno.EINVAL:  # it is no mount yet
+        raise _failed(folder)
+    if _LIBC.mount(path, path, None, ctypes.c_ulong(_MS_BIND | _MS_REC), None) != 0:
+        raise _failed(folder)
+    if _LIBC.mount(None, path, None, shared, None) != 0:
+        raise _failed(folder)
 
 
 def remove_namespace(path: Path) -> None:

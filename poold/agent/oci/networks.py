@@ -93,6 +93,7 @@ class Networks:
     async def connect(self, box: Box, places: Places, info: dict[str, Any]) -> None:
         """Make the namespace and connect it; Temporary("engine.port-taken")."""
         places.namespace.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        kernel.share_folder(places.namespace.parent)
         places.namespace.touch(mode=0o444)
         await check(["unshare", f"--net={places.namespace}", "true"], deadline_seconds=_SECONDS)
         done = await self._run("setup", box, places, info)
