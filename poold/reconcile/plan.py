@@ -292,6 +292,7 @@ def _images(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendImage]:
 
 def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneration]:
     failed = {(each.host, rung) for each in snapshot.assignments for rung in each.failed_rungs}
+    going = {(entry.digest, entry.host) for entry in snapshot.garbage}
     for name in sorted(pool.hosts):
         host = snapshot.hosts.get(name)
         if host is None or not host.up or host.fenced:
@@ -302,7 +303,7 @@ def _sends(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[SendGeneratio
             or barred(snapshot, name, usable[0].digest, now) is not None
         )
         for generation in usable[: 2 if needs_previous else 1]:
-            if generation.digest in host.staged:
+            if generation.digest in host.staged or (generation.digest, name) in going:
                 continue
             subject = generation_subject(generation.digest, name)
             source = source_of(snapshot, generation, name)
