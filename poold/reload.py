@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from poold import config as configuration
 from poold.agent.space import read_reserve
@@ -77,6 +77,7 @@ def difference(old: Config, new: Config) -> str:
     parts = []
     for what, before, after in (
         ("hosts", old.hosts, new.hosts),
+        ("balancers", old.balancers, new.balancers),
         ("pools", old.pools, new.pools),
     ):
         marked = tuple(_marked(before, after))
@@ -87,10 +88,7 @@ def difference(old: Config, new: Config) -> str:
     return ", ".join(parts) or "nothing changed"
 
 
-def _marked(
-    before: Mapping[HostName, object] | Mapping[PoolName, object],
-    after: Mapping[HostName, object] | Mapping[PoolName, object],
-) -> Iterator[str]:
+def _marked(before: Mapping[Any, object], after: Mapping[Any, object]) -> Iterator[str]:
     old: dict[str, object] = {str(name): value for name, value in before.items()}
     new: dict[str, object] = {str(name): value for name, value in after.items()}
     yield from (f"+{name}" for name in sorted(new.keys() - old.keys()))

@@ -1,7 +1,7 @@
 """How the file is laid out, where that differs from how the values are.
 
-Hosts and pools are named by the keys of their tables, and a pool's table is flat: the application's
-keys stand beside the pool's own. It knows no rule beyond that.
+Hosts, balancers and pools are named by the keys of their tables, and a pool's table is flat: the
+application's keys stand beside the pool's own. It knows no rule beyond that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 from poold.config.shape import Key, keys_of
 from poold.config.values import DaemonConfig
 from poold.model.application import Application
+from poold.model.balancing import Haproxy
 from poold.model.fleet import Host, Pool
 
 REPLICA_NAME_KEY: Final = "name"
@@ -21,6 +22,9 @@ DAEMON_KEYS: Final[Mapping[str, Key]] = keys_of(DaemonConfig)
 APPLICATION_KEYS: Final[Mapping[str, Key]] = keys_of(Application)
 HOST_KEYS: Final[Mapping[str, Key]] = {
     name: key for name, key in keys_of(Host).items() if name != "name"
+}
+BALANCER_KEYS: Final[Mapping[str, Key]] = {
+    name: key for name, key in keys_of(Haproxy).items() if name != "name"
 }
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields
 
+from poold.config.balancer_rules import balancer_mistakes, balancers_in_common, behind_mistakes
 from poold.config.host_rules import fleet_mistakes, host_mistakes
 from poold.config.lines import Place
 from poold.config.mistake import Mistake, absolute, at, disk_reserve, port, positive
@@ -28,8 +29,12 @@ def mistakes(config: Config) -> Iterator[Mistake]:
     for name, host in config.hosts.items():
         yield from host_mistakes(host, ("hosts", name))
     yield from fleet_mistakes(config.hosts)
+    for balancer in config.balancers.values():
+        yield from balancer_mistakes(balancer, ("balancers", balancer.name))
+    yield from balancers_in_common(config)
     for pool_name, pool in config.pools.items():
         yield from pool_mistakes(pool, config.hosts, config.daemon, ("pools", pool_name))
+        yield from behind_mistakes(pool, config, ("pools", pool_name, "balancer"))
     yield from names_in_common(config.pools)
 
 

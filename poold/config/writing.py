@@ -56,8 +56,8 @@ def _mask(pool: Pool) -> Pool:
 def _layout(config: Config) -> dict[str, Any]:
     """Return the tree of the file: what `reading` takes."""
     tree: dict[str, Any] = msgspec.to_builtins(config)
-    for host in tree["hosts"].values():
-        del host["name"]
+    for named in (*tree["hosts"].values(), *tree["balancers"].values()):
+        del named["name"]
     for name, pool in tree["pools"].items():
         values = {**pool.pop("application"), **pool}
         tree["pools"][name] = {key: values[by.attribute] for key, by in POOL_KEYS.items()}

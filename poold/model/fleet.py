@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NewType, Optional
 
 from poold.model.application import Application, Liveness
+from poold.model.balancing import Behind
 
 PoolName = NewType("PoolName", str)
 HostName = NewType("HostName", str)
@@ -53,6 +54,7 @@ class Pool:
     keep_bytes: Optional[int] = None  # on each host, all kept ones together; None: not limited
     liveness: Optional[Liveness] = None  # None: a replica lives as long as its container runs
     roll: RollSettings = field(default_factory=RollSettings)
+    balancer: Optional[Behind] = None  # None: poold tells nobody where its replicas are
 
     def replica(self, number: int) -> ReplicaName:
         """Return the name of the replica with that number, counted from 1."""

@@ -19,6 +19,7 @@ from poold.model.application import (
     Volume,
     WarmupRequest,
 )
+from poold.model.balancing import Behind
 from poold.model.fleet import HostName, PoolName, ReplicaName
 
 DAEMON = '[daemon]\nstate_dir = "/x"\n'
@@ -521,7 +522,7 @@ def test_refuses_what_is_no_text(tmp_path: Path, content: bytes | None, words: s
 
 def test_the_annotated_example_explains_every_key() -> None:
     """The example is valid, and no key of any value is missing in it."""
-    from poold.config.layout import DAEMON_KEYS, HOST_KEYS, POOL_KEYS
+    from poold.config.layout import BALANCER_KEYS, DAEMON_KEYS, HOST_KEYS, POOL_KEYS
     from poold.config.shape import keys_of
 
     example = Path(__file__).parents[2] / "config" / "poold.toml"
@@ -541,8 +542,15 @@ def test_the_annotated_example_explains_every_key() -> None:
         WarmupRequest,
         Volume,
         Limits,
+        Behind,
     ]
-    keys = {*DAEMON_KEYS, *HOST_KEYS, *POOL_KEYS, *(key for cls in nested for key in keys_of(cls))}
+    keys = {
+        *DAEMON_KEYS,
+        *HOST_KEYS,
+        *BALANCER_KEYS,
+        *POOL_KEYS,
+        *(key for cls in nested for key in keys_of(cls)),
+    }
     assert keys - explained == set()
 
 

@@ -22,6 +22,7 @@ from poold.model.application import (
     Volume,
     WarmupRequest,
 )
+from poold.model.balancing import BalancerName, Behind, Haproxy
 from poold.model.fleet import Host, Pool, RollSettings
 
 WILD = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
@@ -33,6 +34,14 @@ COMMANDS = st.lists(WILD.filter(bool), min_size=1, max_size=3).map(tuple)
 VARIABLES = st.dictionaries(WILD.filter(lambda name: not {*name} & {"=", "\n"} and name), WILD)
 TIMES = {"timeout_seconds": SECONDS, "deadline_seconds": SECONDS}
 HEADERS = st.dictionaries(st.sampled_from(["Accept", "X.Y", "cookie"]), st.text("a \"'#é"))
+BEHIND = st.builds(
+    Behind,
+    name=st.sampled_from([BalancerName("front"), BalancerName("back")]),
+    backend=st.sampled_from(["", "be_1", "x:y.z"]),
+    options=st.sampled_from(["", "check", "check inter 1s"]),
+    weight=st.integers(1, 256),
+    drain_seconds=SECONDS,
+)
 
 
 def probes(ports: st.SearchStrategy[int | None]) -> st.SearchStrategy[Probe]:
@@ -123,7 +132,18 @@ def configurations(draw: st.DrawFn) -> Config:
             roll=RollSettings(surge=1, unavailable=draw(PORTS), auto=draw(st.booleans())),
             keep_days=draw(st.none() | st.integers(1, 99).map(float)),
             keep_bytes=draw(st.none() | st.integers(1, 10**12)),
+            balancer=draw(st.none() | BEHIND),
         )
+    balancers = {
+        BalancerName(name): Haproxy(
+            name=BalancerName(name),
+            socket=f"{draw(PATHS)}{number}",
+            master=draw(st.booleans()),
+            state_file=draw(st.none() | PATHS),
+            timeout_seconds=draw(SECONDS),
+        )
+        for number, name in enumerate(("front", "back"))
+    }
     daemon = DaemonConfig(
         state_dir=draw(PATHS),
         socket_mode=draw(st.sampled_from(["0600", "0660", "666"])),
@@ -132,7 +152,7 @@ def configurations(draw: st.DrawFn) -> Config:
         reconcile_seconds=draw(SECONDS),
         log_level=draw(st.sampled_from(["debug", "error"])),
     )
-    return Config(daemon=daemon, hosts=hosts, pools=pools)
+    return Config(daemon=daemon, hosts=hosts, balancers=balancers, pools=pools)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])

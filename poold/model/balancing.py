@@ -1,0 +1,44 @@
+"""What sends traffic to a pool's replicas, and what part of it a pool has.
+
+Written by the operator (`[balancers.NAME]`, and the pool's table `balancer`). Standard library
+only, Python 3.9; annotations are resolved at run time there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NewType, Optional
+
+BalancerName = NewType("BalancerName", str)
+
+
+@dataclass(frozen=True)
+class Haproxy:
+    """An HAProxy, and how its runtime API is reached.
+
+    `socket` is a path, or "address:port" of a socket that listens on TCP. With `master` it is the
+    master's socket (`haproxy -W -S …`), which passes commands on to the worker.
+    """
+
+    name: BalancerName
+    socket: str
+    kind: Literal["haproxy"] = "haproxy"
+    master: bool = False
+    state_file: Optional[str] = None  # `server-state-file` of its configuration; None: not written
+    timeout_seconds: float = 2.0  # of one command
+
+
+@dataclass(frozen=True)
+class Behind:
+    """A pool's place behind a balancer.
+
+    `slots` is the prefix of a `server-template`: its servers are used. Empty: servers are added
+    under the replicas' names and deleted. `options` are words of HAProxy's server line.
+    """
+
+    name: BalancerName
+    backend: str = ""  # "" means the pool's name
+    slots: str = ""
+    options: str = "check"
+    weight: int = 100
+    drain_seconds: float = 30.0  # then what is left on a replica that leaves is cut, and counted
