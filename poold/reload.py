@@ -20,7 +20,7 @@ from poold.agent.space import read_reserve
 from poold.config import Config
 from poold.errors import Problem, Refused
 from poold.hosts import HostLink
-from poold.model.fleet import Host, HostName, PoolName
+from poold.model.fleet import Host, HostName
 from poold.reconcile.loop import Loop
 from poold.reconcile.world import World
 from poold.store import Move, Store
