@@ -24,6 +24,7 @@ from poold.agent.messages import Finding, Logs
 from poold.agent.space import read_reserve
 from poold.api.app import build_app
 from poold.api.serve import Listener, serve_tcp, serve_unix
+from poold.balancers import Balancer, balancer_to
 from poold.checkpoints.seal import load_sealer
 from poold.config import Config
 from poold.control import Control
@@ -32,6 +33,7 @@ from poold.doctor import DAEMON, examine_daemon, examine_hosts
 from poold.errors import Permanent, Refused
 from poold.hosts import HostLink, link_to
 from poold.metrics import Metrics
+from poold.model.balancing import BalancerName
 from poold.model.fleet import ActionId, Host, HostName
 from poold.reconcile.loop import Loop
 from poold.reconcile.steady import SteadyClock
@@ -62,6 +64,7 @@ class Parts:
     kept: Kept
     store: Store
     links: dict[HostName, HostLink]
+    balancers: dict[BalancerName, Balancer]
     world: World
     loop: Loop
     control: Control
@@ -133,6 +136,7 @@ def _reloader(
         loop=parts.loop,
         links=parts.links,
         link_to=link,
+        balancers=parts.balancers,
         notifier=notifier,
         check=check,
     )
@@ -146,6 +150,7 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
     store = Store(Path(daemon.state_dir), reserve=read_reserve(daemon.disk_reserve))
     try:
         links = {name: link(host) for name, host in config.hosts.items()}
+        balancers = {name: balancer_to(each) for name, each in config.balancers.items()}
         metrics = Metrics()
         clock = SteadyClock()
         world = World(
@@ -159,6 +164,7 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
             recorder=metrics,
             clock=clock,
             sealer=load_sealer(Path(config.daemon.seal_key_path)),
+            balancers=balancers,
         )
         control = Control(store=store, world=world, config=lambda: kept.config)
         cordon = Cordon(store=store, world=world, config=lambda: kept.config)
@@ -170,6 +176,7 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
                 kept=kept,
                 store=store,
                 links=links,
+                balancers=balancers,
                 world=world,
                 loop=loop,
                 control=control,

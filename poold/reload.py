@@ -11,15 +11,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from poold import config as configuration
 from poold.agent.space import read_reserve
+from poold.balancers import Balancer, balancer_to
 from poold.config import Config
 from poold.errors import Problem, Refused
 from poold.hosts import HostLink
+from poold.model.balancing import BalancerName, Haproxy
 from poold.model.fleet import Host, HostName
 from poold.reconcile.loop import Loop
 from poold.reconcile.world import World
@@ -112,6 +114,8 @@ class Reload:
     link_to: Callable[[Host], HostLink]
     notifier: Notifier
     check: Callable[[Config], None] = lambda _: None
+    balancers: MutableMapping[BalancerName, Balancer] = field(default_factory=dict)
+    balancer_to: Callable[[Haproxy], Balancer] = balancer_to
 
     async def run(self, asked: asyncio.Event) -> None:
         """Reload each time that it is asked for, one after the other."""
@@ -169,6 +173,7 @@ class Reload:
         for name in over:
             self.world.forget_host(name)
         self.links.update(links)
+        self._swap_balancers(new)
         if new.daemon.log_level != self.live.config.daemon.log_level:
             logging.getLogger().setLevel(new.daemon.log_level.upper())
         self.store.reserve = read_reserve(new.daemon.disk_reserve)
@@ -176,6 +181,14 @@ class Reload:
         self.world.remark("")
         self.loop.reconfigured()
         return left
+
+    def _swap_balancers(self, new: Config) -> None:
+        """Keep those that are the same: they know since when who has been leaving."""
+        for name in self.balancers.keys() - new.balancers.keys():
+            del self.balancers[name]
+        for name, configured in new.balancers.items():
+            if self.live.config.balancers.get(name) != configured:
+                self.balancers[name] = self.balancer_to(configured)
 
     def _refused(self, problem: Problem) -> None:
         LOG.error("%s; the old configuration stays", problem, extra={"action": "reload_refused"})

@@ -5,19 +5,18 @@ once it was brought closer to that, read back from it. It refuses to know why a 
 set or not, and nothing here remembers a set: whoever calls again with the same one repairs what
 was changed by hand, by a reload or by a restart.
 
-How it is to be used by `reconcile` (promise 4):
+How `reconcile` uses it (promise 4), in `traffic` (pure), `publishing` (a task a pool) and `plan`:
 
-- A task of its own per pool calls `publish` when the set changed, and every second. It never waits
-  for hosts, and no host's action waits for it: a balancer that hangs must not hold up a restore.
-- The set: replicas shown as `ready` that are wished where they are and that no planned TakeDown,
-  move or roll step concerns. Whoever is to be taken down is first left out of the set: that alone
-  begins its draining.
-- What `publish` returned last is kept beside the snapshot, with the time at which it was asked.
-  `plan` emits TakeDown for a replica that runs and answers only when it was asked after the replica
-  was left out and does not list its address (`Shown.lists`); until then it is shown as `removing:
-  draining, 3 sessions`. Who is dead or hangs is not waited for. Nor is a balancer that could not be
-  read for longer than the pool's drain deadline: what it shows is not known, and that is said and
-  counted.
+- The task calls `publish` when the set changed, and every second. It never waits for hosts, and no
+  host's action waits for it: a balancer that hangs must not hold up a restore.
+- The set: replicas shown as `ready`, and those of hosts that the daemon does not reach, at the
+  address they had. Whoever is to be taken down, rolled or captured for a move is first left out of
+  the set: that alone begins its draining.
+- What `publish` returned last is in the snapshot. A removal of a replica that runs and answers is
+  planned only when the last reading that succeeded was of a set without it and does not show its
+  address; until then it is shown as `removing: draining, 3 sessions`. Who is dead or hangs is not
+  waited for. Nor is a balancer that could not be read for longer than the pool's drain deadline:
+  what it shows is not known, and that is said.
 - Draining never ends by itself (a long poll): the balancer's own deadline ends it, and `Left` says
   how many sessions that cut.
 """

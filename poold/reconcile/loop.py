@@ -16,12 +16,15 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from poold.agent.failpoints import failpoint
+from poold.balancers.base import Balancer
 from poold.config import Config
 from poold.errors import Permanent, Problem, Temporary
 from poold.hosts.base import HostLink
+from poold.model.balancing import BalancerName
 from poold.model.events import Explanation
 from poold.model.fleet import HostName, PoolName
 from poold.reconcile.actions import (
@@ -40,6 +43,7 @@ from poold.reconcile.fold import Fold
 from poold.reconcile.mover import Mover
 from poold.reconcile.news import News
 from poold.reconcile.plan import Plan, plan
+from poold.reconcile.publishing import Publishing
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.records import Records
 from poold.reconcile.roll_books import RollBooks
@@ -64,6 +68,7 @@ class Pauses:
     `beat`: a worker with nothing to do still shows that it lives. `look`: at a link's status.
     `list_again`: after a listing that failed. `ask_again`: for the outcome of an action on a host
     that cannot be reached. `after_bug`: when folding itself failed, a full disk for example.
+    `publish`: what a balancer shows is compared.
     """
 
     beat: float = 5.0
@@ -71,6 +76,7 @@ class Pauses:
     list_again: float = 2.0
     ask_again: float = 1.0
     after_bug: float = 1.0
+    publish: float = 1.0
 
 
 class Loop:
@@ -90,6 +96,7 @@ class Loop:
         clock: Callable[[], float] = time.time,
         pauses: Pauses = Pauses(),
         sealer: Sealer | None = None,
+        balancers: Mapping[BalancerName, Balancer] = MappingProxyType({}),
     ) -> None:
         self._pauses = pauses
         self._store = store
@@ -149,6 +156,14 @@ class Loop:
             news=self._news,
             rolls=RollBooks(store=store, news=self._news, recorder=recorder),
         )
+        self._publishing = Publishing(
+            balancers=balancers,
+            config=config,
+            clock=clock,
+            wake=self.wake,
+            every_seconds=pauses.publish,
+        )
+        self.publish = self._publishing.once
         self._jobs: dict[tuple[PoolName, str], tuple[str, asyncio.Task[None]]] = {}
         self._wakes: defaultdict[PoolName, asyncio.Event] = defaultdict(asyncio.Event)
         self._watch = Watch(
@@ -200,6 +215,8 @@ class Loop:
             wanted[f"watch {host}"] = (link, partial(self._watch.run, host))
         for pool in self._pools():
             wanted[f"pool {pool}"] = (None, partial(self._work, pool))
+            if self._publishing.concerns(pool):
+                wanted[f"balancer of {pool}"] = (None, partial(self._publishing.run, pool))
         for name, (of, task) in tuple(self._staff.items()):
             if name not in wanted or wanted[name][0] is not of:
                 task.cancel()
@@ -285,6 +302,8 @@ class Loop:
             LOG.info("%s", decided.sentence, extra={"action": "planned", "pool": pool})
             self._records.tell(pool, decided.sentence)
         self._records.show(snapshot, decided)
+        if decided.servers is not None or snapshot.traffic is None:  # or it stands still, as told
+            self._publishing.want(pool, decided.servers)  # before anything is done by this plan
         self._end(decided)
         self._resume_intents(pool)
         for action in decided.actions:
@@ -320,7 +339,12 @@ class Loop:
 
     def _snapshot(self, pool: PoolName, busy: Mapping[str, str]) -> Snapshot:
         """Freeze what a plan may know, who died and has to wait for it included."""
-        snapshot = self._records.snapshot(pool, busy=busy, retries=self._backoff.of(pool))
+        snapshot = self._records.snapshot(
+            pool,
+            busy=busy,
+            retries=self._backoff.of(pool),
+            traffic=self._publishing.known(pool),
+        )
         for death in self._deaths.look(snapshot, self._clock()):
             LOG.warning("%s", death, extra={"action": "died", "pool": pool, "replica": death.name})
         return self._deaths.with_waits(snapshot)
@@ -329,7 +353,12 @@ class Loop:
         """Say why a pool is as it is and what it waits for; asks no host, changes nothing."""
         pool, now = PoolName(name), self._clock()
         snapshot = self._deaths.with_waits(
-            self._records.snapshot(pool, busy=self._busy(pool), retries=self._backoff.of(pool))
+            self._records.snapshot(
+                pool,
+                busy=self._busy(pool),
+                retries=self._backoff.of(pool),
+                traffic=self._publishing.known(pool),
+            )
         )
         decided = plan(snapshot, now)
         if decided.books:  # about to be written; until then it is shown as it was

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from poold.agent.messages import ContainerFact
+from poold.balancers.base import Server
 from poold.model.fleet import Pool, Replica, ReplicaName, RollStatus
-from poold.reconcile import rolling
+from poold.reconcile import rolling, traffic
 from poold.reconcile.actions import (
     AdvanceMove,
     DropGeneration,
@@ -48,7 +49,8 @@ THAW_ATTEMPTS = 3
 class Plan:
     """What to do, and how things are. `books` come alone: apply them and plan again.
 
-    `wake_at` is when the same snapshot would give another plan.
+    `wake_at` is when the same snapshot would give another plan. `servers` is the set that the
+    pool's balancer is told, None where there is none.
     """
 
     books: tuple[Local, ...] = ()
@@ -58,6 +60,7 @@ class Plan:
     verdicts: tuple[Verdict, ...] = ()
     wake_at: float | None = None
     roll: RollStatus | None = None
+    servers: tuple[Server, ...] | None = None
 
 
 def plan(snapshot: Snapshot, now: float) -> Plan:
@@ -67,16 +70,18 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         return Plan(books=written, wake_at=now)
     notes = Notes()
     actions: list[Remote] = []
+    held = traffic.Held()
     if snapshot.pool is not None:
-        actions += _moves(snapshot, now)
-        actions += _take_downs(snapshot, now)
+        removals = (*_moves(snapshot, now), *_take_downs(snapshot, now))
+        held = traffic.hold(snapshot, removals, now)
+        actions += held.free
         actions += _garbage(snapshot, now)
         actions += _builds(snapshot, snapshot.pool, now)
         actions += _images(snapshot, snapshot.pool, now)
         actions += _sends(snapshot, snapshot.pool, now)
         actions += bring_ups(snapshot, snapshot.pool, now, notes)
     after = snapshot.acting({action.subject: describe(action) for action in actions})
-    replicas = shown(after, notes.waiting, notes.failed)
+    replicas = traffic.draining(shown(after, notes.waiting, notes.failed), held)
     return Plan(
         actions=tuple(actions),
         replicas=replicas,
@@ -84,6 +89,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         verdicts=verdicts(after, replicas, notes.failed),
         wake_at=_wake_at(snapshot, now),
         roll=rolling.status(after),
+        servers=traffic.servers(after, replicas, held),
     )
 
 
@@ -91,6 +97,8 @@ def _wake_at(snapshot: Snapshot, now: float) -> float | None:
     times = [retry.at for retry in snapshot.retries.values() if retry.at > now]
     times += [entry.until for entry in snapshot.quarantine.values() if entry.until > now]
     times += [h.closed_until for h in snapshot.hosts.values() if h.closed_until is not None]
+    if snapshot.traffic is not None and (gives_up := snapshot.traffic.gives_up_at()) is not None:
+        times += [gives_up] if gives_up > now else []
     if not snapshot.first_wished:
         times.append(max(now + 0.1, snapshot.seen_at + INTRODUCTION_SECONDS))
     return min(times, default=None)

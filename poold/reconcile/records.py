@@ -41,6 +41,7 @@ from poold.reconcile.actions import (
 from poold.reconcile.move import action_of
 from poold.reconcile.news import News
 from poold.reconcile.plan import Plan
+from poold.reconcile.published import Traffic
 from poold.reconcile.roll_books import RollBooks
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.reconcile.world import World
@@ -71,7 +72,12 @@ class Records:
         return None if found is None else as_held(found, self.store.rolls.hold(name))
 
     def snapshot(
-        self, name: PoolName, *, busy: Mapping[str, str], retries: Mapping[str, Retry]
+        self,
+        name: PoolName,
+        *,
+        busy: Mapping[str, str],
+        retries: Mapping[str, Retry],
+        traffic: Traffic | None = None,
     ) -> Snapshot:
         """Freeze all that a plan for this pool may know."""
         pool, configured = self.pool(name), self._configured(name)
@@ -110,6 +116,7 @@ class Records:
             configured=configured,
             served=known.served,
             unexplained=self._unexplained(name, configured, generations),
+            traffic=traffic,
         )
 
     def _configured(self, name: PoolName) -> str:

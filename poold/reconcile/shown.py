@@ -196,6 +196,8 @@ def sentence(snapshot: Snapshot, replicas: tuple[Replica, ...], roll: str = "") 
     count = len(wished) - len(snapshot.extras)
     acted_on = snapshot.busy.keys()
     parts = [roll] if roll else []
+    if snapshot.traffic is not None and snapshot.traffic.problem:
+        parts.append(snapshot.traffic.problem)
     parts += [snapshot.busy[subject] for subject in nsmallest(SHOWN_AT_ONCE, acted_on)]
     stuck: dict[str, list[str]] = {}
     for replica in replicas:

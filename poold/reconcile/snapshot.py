@@ -25,6 +25,7 @@ from poold.model.fleet import (
     ReplicaName,
 )
 from poold.reconcile.actions import replica_subject
+from poold.reconcile.published import Traffic
 from poold.store import Assignment, Garbage, Hold, Move, Roll, Wish
 from poold.store.rolls import in_service
 
@@ -148,6 +149,7 @@ class Snapshot:
     extras: frozenset[ReplicaName] = frozenset()
     configured: str = ""
     served: str = ""
+    traffic: Traffic | None = None  # None: no balancer is told of its replicas
     unexplained: tuple[int, ...] = ()  # generations of it, not known to be of what is configured
     index: Index = field(default_factory=Index, init=False, repr=False, compare=False)
 

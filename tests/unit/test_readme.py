@@ -24,10 +24,12 @@ def blocks(language: str) -> list[str]:
 
 def test_the_pool_in_ten_lines_is_a_valid_configuration() -> None:
     """The shortest configuration is accepted, and is as short as its heading says."""
-    (text,) = blocks("toml")
+    text, behind = blocks("toml")
     read = config.parse(text, source="README.md")
     assert [pool.replicas for pool in read.pools.values()] == [3]
     assert len(text.splitlines()) <= 10
+    pool = config.parse(text + behind, source="README.md").pools["hello"]
+    assert pool.balancer is not None
 
 
 def test_every_command_is_known() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ from poold.agent.messages import (
     Started,
     StatBlob,
 )
+from poold.balancers.base import Balancer, Server, Shown, ShownServer
 from poold.checkpoints.seal import Sealer
 from poold.config import Config, DaemonConfig
 from poold.control import Control
 from poold.cordon import Cordon
 from poold.errors import Permanent, Problem, Refused, Temporary
 from poold.model.application import Application
+from poold.model.balancing import BalancerName
 from poold.model.fleet import (
     ActionId,
     Change,
@@ -67,6 +69,7 @@ from poold.store import Store
 
 A, B, C = HostName("a"), HostName("b"), HostName("c")
 HELLO = PoolName("hello")
+FRONT = BalancerName("front")
 SEALER = Sealer(Ed25519PrivateKey.generate())
 READING = {"observe", "find-image", "stat-blob"}
 
@@ -103,6 +106,7 @@ class FakeHost:
         self.hold: dict[str, asyncio.Event] = {}
         self.facts: dict[str, str] = {}  # as listings tell them
         self.made = 0
+        self.stopping: Callable[[ContainerFact], None] = lambda _: None  # told before it is
 
     # -- the link ---------------------------------------------------------------------------------
 
@@ -295,6 +299,7 @@ class FakeHost:
         if not known.ours:
             raise Refused("container.foreign", f"cannot remove {request.name}: it is foreign")
         self.did.append(("remove", request.name))
+        self.stopping(known)
         del self.containers[request.name]
         return Done()
 
@@ -305,6 +310,7 @@ class FakeHost:
                 "replica.not-running", f"cannot capture {request.name}: it is not running"
             )
         self.did.append(("capture", request.name))
+        self.stopping(fact)
         self.started_with[request.name] = request.application
         self.containers[request.name] = replace(
             fact, role="captured", running=False, ready=False, status="exited"
@@ -425,6 +431,49 @@ class Events:
         self.told.append(("sent", kind, host, size_bytes))
 
 
+class FakeFront:
+    """A balancer whose servers keep their sessions until a test ends them."""
+
+    name = FRONT
+
+    def __init__(self) -> None:
+        self.up = True
+        self.entries: dict[str, Server] = {}
+        self.sessions: Counter[str] = Counter()
+        self.published: list[tuple[str, ...]] = []
+
+    async def publish(self, pool: Pool, servers: Collection[Server]) -> Shown:
+        await asyncio.sleep(0)
+        if not self.up:
+            raise Temporary("balancer.unreachable", "cannot ask front: it is gone")
+        wanted = {server.name: server for server in servers}
+        self.published.append(tuple(sorted(wanted)))
+        for name, entry in tuple(self.entries.items()):
+            if wanted.get(name) != entry and not self.sessions[name]:
+                del self.entries[name]
+        self.entries.update({n: s for n, s in wanted.items() if n not in self.entries})
+        return Shown(
+            servers=tuple(
+                ShownServer(
+                    name=name,
+                    address=entry.address,
+                    port=entry.port,
+                    state="up" if wanted.get(name) == entry else "draining",
+                    weight=100,
+                    leaving=wanted.get(name) != entry,
+                    sessions=self.sessions[name],
+                    queue=0,
+                )
+                for name, entry in self.entries.items()
+            )
+        )
+
+    def lists(self, fact: ContainerFact) -> bool:
+        """Whether it would send a request to this container."""
+        places = {f"{entry.address}:{entry.port}" for entry in self.entries.values()}
+        return fact.address in places
+
+
 class Fleet:
     """A daemon's deciding parts over fake hosts, with a clock that only tests move."""
 
@@ -432,6 +481,8 @@ class Fleet:
         self.state_dir = state_dir
         self.now = 1000.0
         self.hosts = {name: FakeHost(name) for name in hosts}
+        self.front = FakeFront()
+        self.balancers: dict[BalancerName, Balancer] = {FRONT: self.front}
         self.events = Events()
         self.config = Config(
             daemon=DaemonConfig(fleet="test"),
@@ -467,6 +518,7 @@ class Fleet:
             recorder=self.events,
             clock=lambda: self.now,
             sealer=SEALER,
+            balancers=self.balancers,
             pauses=Pauses(beat=0.01, look=0.005, list_again=0.01, ask_again=0.005, after_bug=0.005),
         )
         self.control = Control(store=self.store, world=self.world, config=lambda: self.config)
@@ -503,6 +555,7 @@ class Fleet:
         """Do one cycle and wait a moment for what it began."""
         await self.look()
         decided = await self.loop.cycle(HELLO)
+        await self.loop.publish(HELLO)
         try:
             async with asyncio.timeout(0.05):
                 await self.loop.drain()

@@ -89,6 +89,7 @@ class Running:
         self.reload = Reload(
             path=path, live=fleet, store=fleet.store, world=fleet.world, loop=fleet.loop,
             links=fleet.hosts, link_to=lambda host: self.spare[host.name], notifier=self.told,
+            balancers=fleet.balancers, balancer_to=lambda _: fleet.front,
         )  # fmt: skip
 
     async def take(self, *tables):
@@ -140,6 +141,27 @@ async def test_pools_and_hosts_come_and_go(running):
     await running.ready("hello1", "other1")
     assert running.spare["b"].containers["other1"] == other
     assert running.spare["a"].containers["hello1"] == first
+
+
+async def test_a_balancer_comes_and_goes(running):
+    """A pool that is put behind one is published at once; taken from it, it leaves there."""
+    running.fleet.balancers.clear()
+    front = '[balancers.front]\nsocket = "/x"\n'
+    behind = pool_text("hello", "a") + 'balancer = { name = "front" }\n'
+    assert await running.take(host_text("a"), front, behind)
+    assert running.last().progress == "reloaded: balancers: +front, pools: ~hello"
+    async with asyncio.timeout(20):
+        while "hello1" not in running.fleet.front.entries:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+    kept = running.fleet.balancers["front"]
+    assert await running.take(host_text("a"), front, behind.replace("replicas = 1", "replicas = 2"))
+    assert running.fleet.balancers["front"] is kept
+    assert await running.take(host_text("a"), pool_text("hello", "a"))
+    assert running.fleet.balancers == {}
+    async with asyncio.timeout(20):
+        while running.fleet.front.entries:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+    assert "hello1" in running.spare["a"].containers
 
 
 async def test_a_file_with_mistakes_changes_nothing_and_all_are_logged(running, caplog):

@@ -1,0 +1,222 @@
+"""Telling balancers: one task a pool, at once when its set changed, and every second.
+
+In: the set of each plan. Out: what the balancer showed last, for the next plan, which is asked for
+when that is news. It decides nothing, and nobody waits for it: a balancer that hangs holds up the
+replicas that leave it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from poold.balancers.base import Balancer, Server, Shown
+from poold.config import Config
+from poold.errors import Permanent, Problem
+from poold.model.balancing import BalancerName
+from poold.model.fleet import Pool, PoolName
+from poold.reconcile.published import Place, Traffic
+from poold.reconcile.watch import set_or_after
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Former:
+    """Where a pool was before its configuration changed: it has to leave there."""
+
+    balancer: Balancer
+    pool: Pool
+    asked: frozenset[Place]
+    since: float
+
+
+@dataclass
+class _Wanted:
+    """What a pool's balancer is to be told, where that was, and where it was before."""
+
+    changed: asyncio.Event
+    servers: tuple[Server, ...] | None = None  # None: there was no plan yet
+    known: Traffic | None = None
+    told: tuple[Balancer, Pool] | None = None
+    former: list[_Former] = field(default_factory=list)
+
+
+class Publishing:
+    """Publishes for a loop. `clock`: the plans' seconds; `wake` has a pool planned again."""
+
+    def __init__(
+        self,
+        *,
+        balancers: Mapping[BalancerName, Balancer],
+        config: Callable[[], Config],
+        clock: Callable[[], float],
+        wake: Callable[[PoolName], None],
+        every_seconds: float,
+    ) -> None:
+        self._balancers = balancers
+        self._config = config
+        self._clock = clock
+        self._wake = wake
+        self._every_seconds = every_seconds
+        self._pools: dict[PoolName, _Wanted] = {}
+
+    def balancer(self, name: PoolName) -> Balancer | None:
+        """Return what a pool is behind, None where it is behind nothing."""
+        pool = self._config().pools.get(name)
+        if pool is None or pool.balancer is None:
+            return None
+        return self._balancers.get(pool.balancer.name)
+
+    def known(self, name: PoolName) -> Traffic | None:
+        """Return what a plan may know; what is being told counts as told."""
+        if self.balancer(name) is None:
+            return None
+        wanted = self._wanted(name)
+        known = wanted.known or Traffic()
+        asked = known.asked.union(*(former.asked for former in wanted.former))
+        return replace(known, asked=asked, patience_seconds=self._patience(name))
+
+    def concerns(self, name: PoolName) -> bool:
+        """Return whether there is, or was, somebody to tell of a pool."""
+        return self.balancer(name) is not None or self._wanted(name).told is not None
+
+    def want(self, name: PoolName, servers: tuple[Server, ...] | None) -> None:
+        """Take the set of a plan; it is told as soon as the one before was.
+
+        None: the pool is behind nothing, and what it had there once says nothing any more.
+        """
+        wanted = self._wanted(name)
+        if wanted.servers != servers:
+            wanted.servers = servers
+            wanted.changed.set()
+
+    async def run(self, name: PoolName) -> None:
+        """Publish at each change and every period, until cancelled."""
+        while True:
+            wanted = self._wanted(name)
+            wanted.changed.clear()
+            await self.once(name)
+            await set_or_after(wanted.changed, self._every_seconds)
+
+    async def once(self, name: PoolName) -> None:
+        """Publish a pool's set once; a balancer that cannot be asked is a fact, not a failure."""
+        balancer, wanted = self.balancer(name), self._wanted(name)
+        pool = self._config().pools.get(name)
+        if pool is None:  # it left the configuration: nothing is decided about it any more
+            return
+        self._note_place(wanted, balancer, pool)
+        if balancer is not None and wanted.servers is not None:
+            await self._tell(name, wanted, balancer, pool, wanted.servers)
+        if wanted.former:
+            wanted.former = [each for each in wanted.former if not await self._leave(each)]
+            self._wake(name)
+
+    def _note_place(self, wanted: _Wanted, balancer: Balancer | None, pool: Pool) -> None:
+        """See whether the pool is told of elsewhere than before."""
+        if wanted.told is not None and not _same_place(wanted.told, balancer, pool):
+            asked = wanted.known.asked if wanted.known else frozenset()
+            wanted.former.append(_Former(*wanted.told, asked, self._clock()))
+            wanted.told = wanted.known = None
+        if balancer is not None:
+            wanted.told = (balancer, pool)
+
+    async def _leave(self, former: _Former) -> bool:
+        """Leave a place; True when nothing of the pool is there, or when it does not answer."""
+        try:
+            shown = await former.balancer.publish(former.pool, ())
+        except Problem as problem:
+            behind = former.pool.balancer
+            over = behind is None or self._clock() - former.since >= behind.drain_seconds
+            if over:
+                LOG.warning(
+                    "%s may still be where it was: %s", former.pool.name, problem,
+                    extra={"action": "publish_failed", "pool": former.pool.name},
+                )  # fmt: skip
+            return over
+        return not shown.servers
+
+    async def _tell(
+        self,
+        name: PoolName,
+        wanted: _Wanted,
+        balancer: Balancer,
+        pool: Pool,
+        servers: tuple[Server, ...],
+    ) -> None:
+        before = wanted.known or Traffic()
+        asked = frozenset((one.address, one.port) for one in servers)
+        # Whatever becomes of it, cancelled or not answered: it may have been told.
+        wanted.known = replace(before, asked=before.asked | asked)
+        try:
+            shown = await balancer.publish(pool, servers)
+        except Problem as problem:
+            wanted.known = self._unread(name, wanted.known, problem)
+        except Exception as error:
+            LOG.exception("publishing failed", extra={"action": "bug", "pool": name})
+            bug = Permanent("balancer.failed", f"cannot publish {name}: {error}")
+            wanted.known = self._unread(name, wanted.known, bug)
+        else:
+            wanted.known = self._read(name, before, asked, shown)
+        if _news(before) != _news(wanted.known):
+            self._wake(name)
+
+    def _read(
+        self, name: PoolName, before: Traffic, asked: frozenset[Place], shown: Shown
+    ) -> Traffic:
+        for left in shown.left:
+            cut = f", {left.sessions_cut} sessions were cut" * bool(left.sessions_cut)
+            LOG.log(
+                logging.WARNING if left.sessions_cut else logging.INFO,
+                "%s left the balancer of %s after %.1f s%s",
+                left.name, name, left.seconds, cut,
+                extra={"action": "left_balancer", "pool": name, "replica": left.name},
+            )  # fmt: skip
+        problem = "; ".join(str(problem) for problem in shown.problems)
+        self._say(name, before, problem)
+        return Traffic(asked=asked, shown=shown, problem=problem)
+
+    def _unread(self, name: PoolName, before: Traffic, problem: Problem) -> Traffic:
+        self._say(name, before, str(problem))
+        since = self._clock() if before.silent_since is None else before.silent_since
+        return replace(before, silent_since=since, problem=str(problem))
+
+    def _say(self, name: PoolName, before: Traffic, problem: str) -> None:
+        """Say a problem when it is new, and when it is over: it is met every second."""
+        if problem == before.problem:
+            return
+        extra = {"action": "publish_failed" if problem else "publishing_again", "pool": name}
+        LOG.log(
+            logging.WARNING if problem else logging.INFO,
+            "%s: %s", name, problem or "its balancer shows its replicas again", extra=extra,
+        )  # fmt: skip
+
+    def _patience(self, name: PoolName) -> float:
+        behind = self._config().pools[name].balancer
+        return behind.drain_seconds if behind is not None else 0.0
+
+    def _wanted(self, name: PoolName) -> _Wanted:
+        return self._pools.setdefault(name, _Wanted(asyncio.Event()))
+
+
+def _same_place(told: tuple[Balancer, Pool], balancer: Balancer | None, pool: Pool) -> bool:
+    before, after = told[1].balancer, pool.balancer
+    return (
+        told[0] is balancer
+        and before is not None
+        and after is not None
+        and (before.backend, before.slots) == (after.backend, after.slots)
+        and told[1].replica_name == pool.replica_name
+    )
+
+
+def _news(known: Traffic) -> object:
+    """Return what a plan decides by; counts alone change every second."""
+    if known.shown is None:
+        return known.problem, known.silent_since, known.asked
+    servers = known.shown.servers
+    there = frozenset((s.address, s.port) for s in servers)
+    leaving = tuple((s.name, s.state, s.sessions, s.queue) for s in servers if s.leaving)
+    return known.problem, known.silent_since, known.asked, there, leaving
