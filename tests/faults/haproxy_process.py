@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ defaults
 frontend front
   bind unix@{folder}/front.sock
   use_backend slots if {{ path_beg /slots/ }}
+  use_backend many if {{ path_beg /many/ }}
   use_backend static if {{ path_beg /static/ }}
   default_backend hello
 backend hello
@@ -38,6 +40,9 @@ backend hello
 backend slots
   balance roundrobin
   server-template slot 2 127.0.0.1:9 check disabled
+backend many
+  balance roundrobin
+  server-template slot 6 127.0.0.1:9 check disabled
 backend static
   balance source
 """
@@ -145,6 +150,45 @@ class Site:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
                 await writer.drain()
         writer.close()
+
+
+class Client:
+    """Sends requests over one connection for as long as it is kept, and counts what failed."""
+
+    def __init__(self, process: Process, path: str) -> None:
+        self._socket = f"{process.folder}/front.sock"
+        head = f"{path} HTTP/1.1\r\nHost: x\r\n"
+        self._requests = (f"GET {head}\r\n", f"POST {head}Content-Length: 0\r\n\r\n")
+        self.answered: Counter[str] = Counter()
+        self.failed: list[str] = []
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Send GET and POST in turn until `stop`."""
+        while not stop.is_set():
+            reader, writer = await asyncio.open_unix_connection(self._socket)
+            try:
+                while not stop.is_set() and await self._both(reader, writer):
+                    pass
+            except (OSError, asyncio.IncompleteReadError) as error:
+                self.failed.append(repr(error))
+            finally:
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
+
+    async def _both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        for request in self._requests:
+            writer.write(request.encode())
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(head.partition("content-length: ")[2].split("\r\n")[0])
+            body = (await reader.readexactly(length)).decode()
+            if " 200 " in head.splitlines()[0]:
+                self.answered[body] += 1
+            else:
+                self.failed.append(head.splitlines()[0])
+            if "connection: close" in head:
+                return False
+        return True
 
 
 @asynccontextmanager

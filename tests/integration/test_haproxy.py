@@ -6,12 +6,14 @@ import asyncio
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from haproxy_process import Process, Site, get, raw, site
+from haproxy_process import Client, Process, Site, get, raw, site
 
 from poold.balancers.base import Balancer, Server, Shown
 from poold.balancers.haproxy import HaproxyBalancer, Runtime, dial
@@ -30,6 +32,7 @@ HELLO = Pool(
     balancer=Behind(FRONT),
 )
 SLOTS = replace(HELLO, balancer=Behind(FRONT, backend="slots", slots="slot"))
+MANY = replace(HELLO, balancer=Behind(FRONT, backend="many", slots="slot"))
 
 
 @pytest.fixture
@@ -260,3 +263,47 @@ async def test_what_haproxy_refuses_says_the_way_out(
         problems = (problem,)
     assert {problem.code for problem in problems} == {code}
     assert all(isinstance(problem, Permanent) and problem.hint for problem in problems)
+
+
+@pytest.mark.parametrize("pool", [HELLO, MANY], ids=["dynamic", "slots"])
+async def test_no_request_is_lost_while_the_set_changes(haproxy: Process, pool: Pool) -> None:
+    """From 1 to 6 to 2 to 6 to 1 under load: who is stopped once it is gone is missed by nobody."""
+    front, stop, stacks = balancer(haproxy), asyncio.Event(), dict[int, AsyncExitStack]()
+    servers: dict[int, Server] = {}
+    clients = [Client(haproxy, "/many/" if pool is MANY else "/") for _ in range(8)]
+    running: list[asyncio.Task[None]] = []
+
+    async def scale(count: int) -> None:
+        for number in range(len(servers) + 1, count + 1):
+            stacks[number] = AsyncExitStack()
+            one = await stacks[number].enter_async_context(site(f"hello{number}"))
+            servers[number] = Server(name=f"hello{number}", address="127.0.0.1", port=one.port)
+        wanted = [servers[number] for number in range(1, count + 1)]
+        going = {number: servers.pop(number) for number in range(count + 1, len(servers) + 1)}
+        async with asyncio.timeout(20):
+            shown = await front.publish(pool, wanted)
+            while any(shown.lists(each.address, each.port) for each in going.values()):
+                shown = await front.publish(pool, wanted)
+        assert shown.problems == ()
+        for number in going:
+            await stacks.pop(number).aclose()
+        done = sum(sum(client.answered.values()) for client in clients)
+        while running and sum(sum(c.answered.values()) for c in clients) < done + 200:
+            await asyncio.wait(running, timeout=0.02)
+
+    try:
+        await scale(1)
+        running += [asyncio.create_task(client.run(stop)) for client in clients]
+        for count in (6, 2, 6, 1):
+            await scale(count)
+        stop.set()
+        await asyncio.wait_for(asyncio.gather(*running), 20)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for stack in stacks.values():
+            await stack.aclose()
+    assert [failure for client in clients for failure in client.failed] == []
+    by_site = sum((client.answered for client in clients), Counter[str]())
+    assert set(by_site) == {f"hello{number}" for number in range(1, 7)}
