@@ -216,7 +216,7 @@ async def site(name: str) -> AsyncIterator[Site]:
 
 
 async def get(process: Process, path: str = "/") -> tuple[int, str]:
-    """Send one request through HAProxy; return the status and the body."""
+    """Send one request through HAProxy; return the status, 0 where it hung up, and the body."""
     request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     reader, writer = await asyncio.open_unix_connection(f"{process.folder}/front.sock")
     try:
@@ -227,4 +227,4 @@ async def get(process: Process, path: str = "/") -> tuple[int, str]:
         with suppress(ConnectionError):
             await writer.wait_closed()
     head, _, body = answer.partition("\r\n\r\n")
-    return int(head.split(" ")[1]), body
+    return int(head.split(" ")[1]) if head else 0, body

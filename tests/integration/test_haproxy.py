@@ -170,7 +170,8 @@ async def test_the_drain_deadline_cuts_and_counts(
     gone = await until_gone(front, hurried, wanted, entry)
     assert [left.sessions_cut for left in gone.left] == [2]
     assert gone.left[0].seconds >= 0.2
-    assert [status for status, _ in await asyncio.gather(*held)] == [502, 502]
+    # 2.6 answers for the server, 3.2 hangs up
+    assert {status for status, _ in await asyncio.gather(*held)} <= {502, 0}
 
 
 async def test_what_was_changed_by_hand_is_repaired(
