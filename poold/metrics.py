@@ -109,6 +109,17 @@ class Metrics:
             "Steps down from a failed way to bring a replica up to the next one, named by it.",
             ("pool", "step"),
         )
+        self._drains = self._histogram(
+            "poold_drain_duration_seconds",
+            "Seconds until a balancer had let go of a replica, by whether sessions were cut.",
+            ("pool", "outcome"),
+            BUILD_BUCKETS,
+        )
+        self._cut = self._counter(
+            "poold_drain_sessions_cut_total",
+            "Sessions that a drain deadline ended.",
+            ("pool",),
+        )
         self._changes = self._counter(
             "poold_changes_total", "Changes that ended, by how.", ("pool", "kind", "outcome")
         )
@@ -120,7 +131,7 @@ class Metrics:
         )
         self._by_pool: tuple[Counter | Histogram, ...] = (
             self._starts, self._start_phases, self._downtimes, self._builds, self._build_phases,
-            self._ladder, self._changes,
+            self._ladder, self._drains, self._cut, self._changes,
         )  # fmt: skip
         self._by_host: tuple[Counter | Histogram, ...] = (self._actions, self._transfers)
         self._pools: set[str] = set()  # that have series
@@ -153,6 +164,12 @@ class Metrics:
     def fell_back(self, pool: PoolName, step: Step) -> None:
         """Count a step down the ladder; `step` is where it led."""
         self._of_pool(self._ladder, pool, step).inc()
+
+    def drained(self, pool: PoolName, *, seconds: float, sessions_cut: int) -> None:
+        """Count a replica that a balancer let go of."""
+        outcome = "cut" if sessions_cut else "drained"
+        self._of_pool(self._drains, pool, outcome).observe(seconds)
+        self._of_pool(self._cut, pool).inc(sessions_cut)
 
     def change_ended(self, pool: PoolName, kind: ChangeKind, outcome: Outcome) -> None:
         """Count a settled or failed change."""

@@ -161,6 +161,7 @@ class Loop:
             config=config,
             clock=clock,
             wake=self.wake,
+            recorder=recorder,
             every_seconds=pauses.publish,
         )
         self.publish = self._publishing.once

@@ -18,6 +18,7 @@ from poold.errors import Permanent, Problem
 from poold.model.balancing import BalancerName
 from poold.model.fleet import Pool, PoolName
 from poold.reconcile.published import Place, Traffic
+from poold.reconcile.recorder import Recorder
 from poold.reconcile.watch import set_or_after
 
 LOG = logging.getLogger(__name__)
@@ -54,12 +55,14 @@ class Publishing:
         config: Callable[[], Config],
         clock: Callable[[], float],
         wake: Callable[[PoolName], None],
+        recorder: Recorder,
         every_seconds: float,
     ) -> None:
         self._balancers = balancers
         self._config = config
         self._clock = clock
         self._wake = wake
+        self._recorder = recorder
         self._every_seconds = every_seconds
         self._pools: dict[PoolName, _Wanted] = {}
 
@@ -167,6 +170,7 @@ class Publishing:
         self, name: PoolName, before: Traffic, asked: frozenset[Place], shown: Shown
     ) -> Traffic:
         for left in shown.left:
+            self._recorder.drained(name, seconds=left.seconds, sessions_cut=left.sessions_cut)
             cut = f", {left.sessions_cut} sessions were cut" * bool(left.sessions_cut)
             LOG.log(
                 logging.WARNING if left.sessions_cut else logging.INFO,

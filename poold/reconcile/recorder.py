@@ -35,6 +35,9 @@ class Recorder(Protocol):
     def fell_back(self, pool: PoolName, step: Step) -> None:
         """Count a step down the ladder, named by where it led."""
 
+    def drained(self, pool: PoolName, *, seconds: float, sessions_cut: int) -> None:
+        """Count a replica that a balancer let go of."""
+
     def change_ended(self, pool: PoolName, kind: ChangeKind, outcome: Outcome) -> None:
         """Count a settled or failed change."""
 

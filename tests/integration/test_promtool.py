@@ -172,6 +172,7 @@ def full_metrics() -> Metrics:
     metrics.checkpoint_built(HELLO, outcome="success", seconds=10.0, phases={"cold": 7.0})
     metrics.replica_moved(HELLO, outcome="success", downtime_seconds=1.0)
     metrics.fell_back(HELLO, "cold")
+    metrics.drained(HELLO, seconds=1.0, sessions_cut=2)
     metrics.change_ended(HELLO, "scale", "success")
     metrics.action_ended(A, "restore", "success")
     metrics.transferred("generation", A, 1)

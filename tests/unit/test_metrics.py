@@ -84,6 +84,8 @@ def test_counts_what_happened() -> None:
     metrics.checkpoint_built(HELLO, outcome="success", seconds=20.0, phases={"warm": 2.0})
     metrics.replica_moved(HELLO, outcome="failure", downtime_seconds=1.5)
     metrics.fell_back(HELLO, "cold")
+    metrics.drained(HELLO, seconds=1.0, sessions_cut=0)
+    metrics.drained(HELLO, seconds=30.0, sessions_cut=3)
     metrics.change_ended(HELLO, "scale", "success")
     metrics.action_ended(A, "restore", "failure")
     metrics.transferred("image", A, 100)
@@ -94,6 +96,10 @@ def test_counts_what_happened() -> None:
     assert value(found, "poold_checkpoint_phase_seconds_sum", pool="hello", phase="warm") == 2
     assert value(found, "poold_move_downtime_seconds_sum", pool="hello", outcome="failure") == 1.5
     assert value(found, "poold_restore_fallbacks_total", pool="hello", step="cold") == 1
+    drains = "poold_drain_duration_seconds_sum"
+    assert value(found, drains, pool="hello", outcome="drained") == 1
+    assert value(found, drains, pool="hello", outcome="cut") == 30
+    assert value(found, "poold_drain_sessions_cut_total", pool="hello") == 3
     changes = {"pool": "hello", "kind": "scale", "outcome": "success"}
     assert value(found, "poold_changes_total", **changes) == 1
     actions = {"host": "a", "action": "restore", "outcome": "failure"}

@@ -42,7 +42,7 @@ from poold.agent.messages import (
     Started,
     StatBlob,
 )
-from poold.balancers.base import Balancer, Server, Shown, ShownServer
+from poold.balancers.base import Balancer, Left, Server, Shown, ShownServer
 from poold.checkpoints.seal import Sealer
 from poold.config import Config, DaemonConfig
 from poold.control import Control
@@ -422,6 +422,9 @@ class Events:
     def fell_back(self, pool: PoolName, step: Any) -> None:
         self.told.append(("fell back", step))
 
+    def drained(self, pool: PoolName, *, seconds: float, sessions_cut: int) -> None:
+        self.told.append(("drained", sessions_cut))
+
     def change_ended(self, pool: PoolName, kind: Any, outcome: Any) -> None:
         self.told.append(("change", kind, outcome))
 
@@ -441,16 +444,26 @@ class FakeFront:
         self.entries: dict[str, Server] = {}
         self.sessions: Counter[str] = Counter()
         self.published: list[tuple[str, ...]] = []
+        self.cut: Counter[str] = Counter()  # what it says that a deadline ended
 
     async def publish(self, pool: Pool, servers: Collection[Server]) -> Shown:
         await asyncio.sleep(0)
         if not self.up:
             raise Temporary("balancer.unreachable", "cannot ask front: it is gone")
-        wanted = {server.name: server for server in servers}
+        wanted, left = {server.name: server for server in servers}, []
         self.published.append(tuple(sorted(wanted)))
         for name, entry in tuple(self.entries.items()):
             if wanted.get(name) != entry and not self.sessions[name]:
                 del self.entries[name]
+                left.append(
+                    Left(
+                        name=name,
+                        address=entry.address,
+                        port=entry.port,
+                        seconds=1.0,
+                        sessions_cut=self.cut.pop(name, 0),
+                    )
+                )
         self.entries.update({n: s for n, s in wanted.items() if n not in self.entries})
         return Shown(
             servers=tuple(
@@ -465,7 +478,8 @@ class FakeFront:
                     queue=0,
                 )
                 for name, entry in self.entries.items()
-            )
+            ),
+            left=tuple(left),
         )
 
     def lists(self, fact: ContainerFact) -> bool:

@@ -64,8 +64,10 @@ async def test_a_replica_leaves_before_it_stops(fleet):
     assert (going.state, going.reason) == ("removing", "draining, 2 sessions")
     assert fleet.change(change).state == "pending"
     fleet.front.sessions["hello3"] = 0
+    fleet.front.cut["hello3"] = 2
     await fleet.settle()
     assert fleet.did("remove") == ["hello3"]
+    assert ("drained", 2) in fleet.events.told
     assert fleet.change(change).state == "settled"
 
 
