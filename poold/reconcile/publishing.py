@@ -22,6 +22,7 @@ from poold.reconcile.recorder import Recorder
 from poold.reconcile.watch import set_or_after
 
 LOG = logging.getLogger(__name__)
+LEAVING = 0.1  # of the period: how often is looked at a replica that drains
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,12 @@ class Publishing:
             wanted.changed.set()
 
     async def run(self, name: PoolName) -> None:
-        """Publish at each change and every period, until cancelled."""
+        """Publish at each change and every period, more often while one leaves, until cancelled."""
         while True:
             wanted = self._wanted(name)
             wanted.changed.clear()
             await self.once(name)
-            await set_or_after(wanted.changed, self._every_seconds)
+            await set_or_after(wanted.changed, self._every_seconds * _haste(wanted))
 
     async def once(self, name: PoolName) -> None:
         """Publish a pool's set once; a balancer that cannot be asked is a fact, not a failure."""
@@ -203,6 +204,13 @@ class Publishing:
 
     def _wanted(self, name: PoolName) -> _Wanted:
         return self._pools.setdefault(name, _Wanted(asyncio.Event()))
+
+
+def _haste(wanted: _Wanted) -> float:
+    """Return the part of a period after which to look again: somebody may wait for who leaves."""
+    shown = wanted.known.shown if wanted.known else None
+    leaves = shown is not None and any(server.leaving for server in shown.servers)
+    return LEAVING if leaves else 1.0
 
 
 def _same_place(told: tuple[Balancer, Pool], balancer: Balancer | None, pool: Pool) -> bool:
