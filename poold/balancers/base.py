@@ -16,7 +16,8 @@ How `reconcile` uses it (promise 4), in `traffic` (pure), `publishing` (a task a
   planned only when the last reading that succeeded was of a set without it and does not show its
   address; until then it is shown as `removing: draining, 3 sessions`. Who is dead or hangs is not
   waited for. Nor is a balancer that could not be read for longer than the pool's drain deadline:
-  what it shows is not known, and that is said.
+  what it shows is not known, and that is said; or one that shows a replica for `LETTING_GO_SECONDS`
+  more than that, because it takes no command.
 - Draining never ends by itself (a long poll): the balancer's own deadline ends it, and `Left` says
   how many sessions that cut.
 """
@@ -89,6 +90,12 @@ class Balancer(Protocol):
     @property
     def name(self) -> BalancerName:
         """What the configuration calls it."""
+
+    async def identity(self) -> str:
+        """Return what tells it from others now, in whatever way it is reached.
+
+        Equal for two ways to one balancer. Raises a Problem where it cannot be asked.
+        """
 
     async def publish(self, pool: Pool, servers: Collection[Server]) -> Shown:
         """Bring what it shows of the pool closer to the set, once, and return what it shows then.

@@ -304,7 +304,10 @@ class Loop:
             self._records.tell(pool, decided.sentence)
         self._records.show(snapshot, decided)
         if decided.servers is not None or snapshot.traffic is None:  # or it stands still, as told
-            self._publishing.want(pool, decided.servers)  # before anything is done by this plan
+            # before anything is done by this plan
+            self._publishing.want(pool, decided.servers, decided.leaving)
+        for forced in decided.forced:
+            LOG.warning("%s", forced, extra={"action": "stopped_listed", "pool": pool})
         self._end(decided)
         self._resume_intents(pool)
         for action in decided.actions:

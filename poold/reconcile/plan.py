@@ -37,6 +37,7 @@ from poold.reconcile.actions import (
 from poold.reconcile.adding import Notes, bring_ups
 from poold.reconcile.books import INTRODUCTION_SECONDS, books
 from poold.reconcile.ladder import source_of
+from poold.reconcile.published import Place
 from poold.reconcile.quarantine import barred
 from poold.reconcile.settle import Verdict, verdicts
 from poold.reconcile.shown import describe, sentence, shown
@@ -50,7 +51,8 @@ class Plan:
     """What to do, and how things are. `books` come alone: apply them and plan again.
 
     `wake_at` is when the same snapshot would give another plan. `servers` is the set that the
-    pool's balancer is told, None where there is none.
+    pool's balancer is told, None where there is none; replicas at the places `leaving` wait until
+    it let go of them. `forced` says who is stopped though it did not.
     """
 
     books: tuple[Local, ...] = ()
@@ -61,6 +63,8 @@ class Plan:
     wake_at: float | None = None
     roll: RollStatus | None = None
     servers: tuple[Server, ...] | None = None
+    leaving: tuple[Place, ...] = ()
+    forced: tuple[str, ...] = ()
 
 
 def plan(snapshot: Snapshot, now: float) -> Plan:
@@ -87,9 +91,11 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         replicas=replicas,
         sentence=sentence(after, replicas, rolling.sentence(after, now)),
         verdicts=verdicts(after, replicas, notes.failed),
-        wake_at=_wake_at(snapshot, now),
+        wake_at=_earlier(_wake_at(snapshot, now), traffic.gives_up_at(snapshot, held)),
         roll=rolling.status(after),
         servers=traffic.servers(after, replicas, held),
+        leaving=tuple(held.waiting),
+        forced=held.forced,
     )
 
 
@@ -97,11 +103,13 @@ def _wake_at(snapshot: Snapshot, now: float) -> float | None:
     times = [retry.at for retry in snapshot.retries.values() if retry.at > now]
     times += [entry.until for entry in snapshot.quarantine.values() if entry.until > now]
     times += [h.closed_until for h in snapshot.hosts.values() if h.closed_until is not None]
-    if snapshot.traffic is not None and (gives_up := snapshot.traffic.gives_up_at()) is not None:
-        times += [gives_up] if gives_up > now else []
     if not snapshot.first_wished:
         times.append(max(now + 0.1, snapshot.seen_at + INTRODUCTION_SECONDS))
     return min(times, default=None)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((at for at in (one, other) if at is not None), default=None)
 
 
 def _due(snapshot: Snapshot, subject: str, now: float) -> bool:

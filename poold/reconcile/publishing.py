@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from poold.balancers.base import Balancer, Server, Shown
@@ -17,7 +17,7 @@ from poold.config import Config
 from poold.errors import Permanent, Problem
 from poold.model.balancing import BalancerName
 from poold.model.fleet import Pool, PoolName
-from poold.reconcile.published import Place, Traffic
+from poold.reconcile.published import LETTING_GO_SECONDS, Place, Traffic
 from poold.reconcile.recorder import Recorder
 from poold.reconcile.watch import set_or_after
 
@@ -42,6 +42,7 @@ class _Wanted:
     changed: asyncio.Event
     servers: tuple[Server, ...] | None = None  # None: there was no plan yet
     known: Traffic | None = None
+    leaving_since: dict[Place, float] = field(default_factory=dict)
     told: tuple[Balancer, Pool] | None = None
     former: list[_Former] = field(default_factory=list)
 
@@ -81,18 +82,34 @@ class Publishing:
         wanted = self._wanted(name)
         known = wanted.known or Traffic()
         asked = known.asked.union(*(former.asked for former in wanted.former))
-        return replace(known, asked=asked, patience_seconds=self._patience(name))
+        return replace(
+            known,
+            asked=asked,
+            leaving_since=dict(wanted.leaving_since),
+            patience_seconds=self._patience(name),
+        )
 
     def concerns(self, name: PoolName) -> bool:
         """Return whether there is, or was, somebody to tell of a pool."""
         return self.balancer(name) is not None or self._wanted(name).told is not None
 
-    def want(self, name: PoolName, servers: tuple[Server, ...] | None) -> None:
+    def want(
+        self,
+        name: PoolName,
+        servers: tuple[Server, ...] | None,
+        leaving: Collection[Place] = (),
+    ) -> None:
         """Take the set of a plan; it is told as soon as the one before was.
 
         None: the pool is behind nothing, and what it had there once says nothing any more.
+        `leaving`: where replicas wait to be let go of. How long they have is forgotten only when
+        they are back in the set: a removal that failed and is tried again does not wait anew.
         """
         wanted = self._wanted(name)
+        for one in servers or ():
+            wanted.leaving_since.pop((one.address, one.port), None)
+        for place in leaving:
+            wanted.leaving_since.setdefault(place, self._clock())
         if wanted.servers != servers:
             wanted.servers = servers
             wanted.changed.set()
@@ -115,32 +132,49 @@ class Publishing:
         if balancer is not None and wanted.servers is not None:
             await self._tell(name, wanted, balancer, pool, wanted.servers)
         if wanted.former:
-            wanted.former = [each for each in wanted.former if not await self._leave(each)]
+            wanted.former = [e for e in wanted.former if not await self._leave(e, balancer, pool)]
             self._wake(name)
 
     def _note_place(self, wanted: _Wanted, balancer: Balancer | None, pool: Pool) -> None:
         """See whether the pool is told of elsewhere than before."""
-        if wanted.told is not None and not _same_place(wanted.told, balancer, pool):
+        if wanted.told is not None and (
+            wanted.told[0] is not balancer or _entries(wanted.told[1]) != _entries(pool)
+        ):
             asked = wanted.known.asked if wanted.known else frozenset()
             wanted.former.append(_Former(*wanted.told, asked, self._clock()))
             wanted.told = wanted.known = None
         if balancer is not None:
             wanted.told = (balancer, pool)
 
-    async def _leave(self, former: _Former) -> bool:
-        """Leave a place; True when nothing of the pool is there, or when it does not answer."""
+    async def _leave(self, former: _Former, now_at: Balancer | None, pool: Pool) -> bool:
+        """Leave a place; True when nothing of the pool is there, or when its time is over."""
         try:
+            if now_at is not None and await self._is_the_same(former, now_at, pool):
+                return True
             shown = await former.balancer.publish(former.pool, ())
         except Problem as problem:
-            behind = former.pool.balancer
-            over = behind is None or self._clock() - former.since >= behind.drain_seconds
-            if over:
-                LOG.warning(
-                    "%s may still be where it was: %s", former.pool.name, problem,
-                    extra={"action": "publish_failed", "pool": former.pool.name},
-                )  # fmt: skip
-            return over
-        return not shown.servers
+            why = str(problem)
+        else:
+            if not shown.servers:
+                return True
+            why = f"{len(shown.servers)} servers did not go"
+        behind = former.pool.balancer
+        patience = LETTING_GO_SECONDS + (behind.drain_seconds if behind is not None else 0)
+        over = self._clock() - former.since >= patience
+        if over:
+            LOG.warning(
+                "%s may still be where it was: %s", former.pool.name, why,
+                extra={"action": "publish_failed", "pool": former.pool.name},
+            )  # fmt: skip
+        return over
+
+    async def _is_the_same(self, former: _Former, now_at: Balancer, pool: Pool) -> bool:
+        """Whether the pool is still there, the balancer only being reached in another way."""
+        if _entries(former.pool) != _entries(pool):
+            return False
+        return former.balancer is now_at or (
+            await former.balancer.identity() == await now_at.identity()
+        )
 
     async def _tell(
         self,
@@ -213,15 +247,12 @@ def _haste(wanted: _Wanted) -> float:
     return LEAVING if leaves else 1.0
 
 
-def _same_place(told: tuple[Balancer, Pool], balancer: Balancer | None, pool: Pool) -> bool:
-    before, after = told[1].balancer, pool.balancer
-    return (
-        told[0] is balancer
-        and before is not None
-        and after is not None
-        and (before.backend, before.slots) == (after.backend, after.slots)
-        and told[1].replica_name == pool.replica_name
-    )
+def _entries(pool: Pool) -> object:
+    """Return which entries are the pool's in a balancer."""
+    behind = pool.balancer
+    if behind is None:
+        return None
+    return behind.backend or pool.name, behind.slots, "" if behind.slots else pool.replica_name
 
 
 def _news(known: Traffic) -> object:

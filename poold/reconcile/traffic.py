@@ -23,10 +23,14 @@ Removal = TakeDown | Thaw | AdvanceMove
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Removals that may be done now, and why the replica at a place has to wait."""
+    """Removals that may be done now, and why the replica at a place has to wait.
+
+    `forced` says who is among the free though its balancer may still list it.
+    """
 
     free: tuple[Removal, ...] = ()
     waiting: Mapping[Place, str] = field(default_factory=dict)
+    forced: tuple[str, ...] = ()
 
 
 def hold(snapshot: Snapshot, removals: Iterable[Removal], now: float) -> Held:
@@ -36,15 +40,22 @@ def hold(snapshot: Snapshot, removals: Iterable[Removal], now: float) -> Held:
     """
     if snapshot.traffic is None:
         return Held(free=tuple(removals))
-    free, waiting = list[Removal](), dict[Place, str]()
+    free, waiting, forced = list[Removal](), dict[Place, str](), list[str]()
     for action in removals:
         place = _place_in_service(snapshot, action)
         reason = snapshot.traffic.keeps(place, now) if place is not None else ""
         if place is not None and reason:
             waiting[place] = reason
-        else:
-            free.append(action)
-    return Held(free=tuple(free), waiting=waiting)
+            continue
+        free.append(action)
+        if place is not None and (listed := snapshot.traffic.listed(place)):
+            forced.append(f"{action.name} goes though its balancer did not let go of it: {listed}")
+    return Held(free=tuple(free), waiting=waiting, forced=tuple(forced))
+
+
+def gives_up_at(snapshot: Snapshot, held: Held) -> float | None:
+    """Return when one that waits is not kept any longer."""
+    return None if snapshot.traffic is None else snapshot.traffic.gives_up_at(held.waiting)
 
 
 def draining(replicas: Iterable[Replica], held: Held) -> tuple[Replica, ...]:

@@ -308,3 +308,28 @@ async def test_no_request_is_lost_while_the_set_changes(haproxy: Process, pool: 
     assert [failure for client in clients for failure in client.failed] == []
     by_site = sum((client.answered for client in clients), Counter[str]())
     assert set(by_site) == {f"hello{number}" for number in range(1, 7)}
+
+
+async def test_a_replica_that_came_up_elsewhere_is_followed(
+    haproxy: Process, sites: tuple[Site, Site, Site]
+) -> None:
+    """A request that hangs at its old address holds nothing up, nor do checks that failed there."""
+    one, two, _ = sites
+    front = balancer(haproxy)
+    await front.publish(HELLO, named(one))
+    held = asyncio.create_task(get(haproxy, "/held"))
+    await asyncio.wait_for(one.holding.wait(), 10)
+    await raw(haproxy.admin, "set server hello/hello1 health down")
+    assert names(await front.publish(HELLO, named(two))) == {"hello1": "up"}
+    assert {(await get(haproxy))[1] for _ in range(3)} == {"two"}
+    one.held.set()
+    assert await held == (200, "one")
+
+
+async def test_it_is_the_same_whichever_way_it_is_reached(haproxy: Process) -> None:
+    """Its socket, TCP and its master lead to one; after a reload it is another one."""
+    first = await balancer(haproxy).identity()
+    assert await balancer(haproxy, f"127.0.0.1:{haproxy.tcp_port}").identity() == first
+    assert await balancer(haproxy, haproxy.master, master=True).identity() == first
+    await haproxy.reload()
+    assert await balancer(haproxy).identity() != first

@@ -125,6 +125,15 @@ def read_connections(text: str) -> tuple[Connections, ...]:
     return tuple(found)
 
 
+def read_identity(text: str) -> str:
+    """Read who answers from `show info`: a process, and when it began."""
+    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    missing = {"Pid", "Start_time_sec"} - fields.keys()
+    if missing:
+        raise refusal("show info", text) or _rubbish(f"it does not tell {', '.join(missing)}")
+    return f"process {fields['Pid']} since {fields['Start_time_sec']}"
+
+
 def refusal(command: str, answer: str) -> Problem | None:
     """Return what an answer to a command that changes something complains about, or None.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from poold.balancers.base import Left, Server, Shown
 from poold.balancers.haproxy import commands
-from poold.balancers.haproxy.answers import read_figures, read_states, refusal
+from poold.balancers.haproxy.answers import read_figures, read_identity, read_states, refusal
 from poold.balancers.haproxy.plan import (
     Decision,
     Place,
@@ -62,7 +62,7 @@ class HaproxyBalancer:
         self._runtime = runtime
         self._state_file = state_file
         self._clock = clock
-        self._memories: defaultdict[PoolName, _Memory] = defaultdict(_Memory)
+        self._memories: defaultdict[tuple[PoolName, str, str], _Memory] = defaultdict(_Memory)
         self._saving = asyncio.Lock()
 
     @property
@@ -72,9 +72,14 @@ class HaproxyBalancer:
 
     async def publish(self, pool: Pool, servers: Collection[Server]) -> Shown:
         """Bring HAProxy closer to the set. See `Balancer.publish`."""
-        place, memory = place_of(pool), self._memories[pool.name]
+        place = place_of(pool)
+        memory = self._memories[pool.name, place.backend, place.slots]
         async with memory.lock:
             return await self._publish(pool, place, servers, memory)
+
+    async def identity(self) -> str:
+        """Return what tells this HAProxy from others. See `Balancer.identity`."""
+        return read_identity(await self._runtime.ask(commands.SHOW_INFO))
 
     async def _publish(
         self, pool: Pool, place: Place, servers: Collection[Server], memory: _Memory

@@ -12,6 +12,8 @@ from ipaddress import ip_address
 from poold.errors import Refused
 from poold.model.haproxy_words import HIGHEST_WEIGHT, is_haproxy_name, why_no_options
 
+SHOW_INFO = "show info"
+
 
 def endpoint(address: str, port: int) -> str:
     """Return an address as the server line has it. Names are refused: nothing resolves them."""

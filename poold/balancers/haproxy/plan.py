@@ -174,6 +174,9 @@ def _plan_servers(
         if server is not None and each.place == (server.address, server.port):
             steps += _keep(place, each)
             continue
+        if server is not None:
+            steps += _lead_elsewhere(place, each, server, problems)
+            continue
         gone.add(each.name)
         steps += _let_go(place, each, now - leaving.get(each.name, now))
         if each.is_free:
@@ -197,6 +200,27 @@ def _add(place: Place, server: Server) -> Iterator[Step]:
     yield Step("add", name, line)
     if "check" in place.options.split():
         yield Step("checks", name, commands.checks(backend, name))
+    yield Step("ready", name, commands.ready(backend, name))
+
+
+def _lead_elsewhere(
+    place: Place, each: Seen, server: Server, problems: list[Problem]
+) -> Iterator[Step]:
+    """Have a server follow its replica, at once: a name lives once, so nobody is where it led.
+
+    What is under way at the old address ends there. Only out of maintenance it is up again
+    whatever the checks said of the old one.
+    """
+    backend, name = place.backend, each.name
+    try:
+        line = commands.move(backend, name, server.address, server.port)
+    except Problem as problem:
+        problems.append(problem)
+        return
+    if not each.state.in_maintenance:
+        yield Step("maintenance", name, commands.maintenance(backend, name))
+    yield Step("address", name, line)
+    yield from _repair(place, each)
     yield Step("ready", name, commands.ready(backend, name))
 
 
@@ -261,13 +285,16 @@ def _fill(place: Place, slot: Seen, server: Server) -> Iterator[Step]:
 
 def _keep(place: Place, each: Seen) -> Iterator[Step]:
     """Repair what is not as it should be on a server that leads where it should."""
-    backend, name, state = place.backend, each.name, each.state
-    if state.weight != place.weight:
-        yield Step("weight", name, commands.weigh(backend, name, place.weight))
-    if state.checks_are_off:
-        yield Step("checks", name, commands.checks(backend, name))
-    if state.in_maintenance or state.draining:
-        yield Step("ready", name, commands.ready(backend, name))
+    yield from _repair(place, each)
+    if each.state.in_maintenance or each.state.draining:
+        yield Step("ready", each.name, commands.ready(place.backend, each.name))
+
+
+def _repair(place: Place, each: Seen) -> Iterator[Step]:
+    if each.state.weight != place.weight:
+        yield Step("weight", each.name, commands.weigh(place.backend, each.name, place.weight))
+    if each.state.checks_are_off:
+        yield Step("checks", each.name, commands.checks(place.backend, each.name))
 
 
 def _let_go(place: Place, each: Seen, for_seconds: float) -> Iterator[Step]:

@@ -11,6 +11,7 @@ from poold.balancers.haproxy.answers import (
     Connections,
     read_connections,
     read_figures,
+    read_identity,
     read_states,
     refusal,
 )
@@ -134,3 +135,12 @@ def test_refusals_are_told_apart(answer: str, kind: type[Problem], code: str) ->
     assert isinstance(problem, kind)
     assert problem.code == code
     assert "del server b/s" in problem.message
+
+
+def test_who_answers_is_told_from_others() -> None:
+    """The process and when it began; an answer without them is none."""
+    info = "Name: HAProxy\nPid: 12\nUptime: 0d 0h00m05s\nStart_time_sec: 1700000000\n\n"
+    assert read_identity(info) == "process 12 since 1700000000"
+    for text in ("Pid: 12\n", "", "Permission denied\n"):
+        with pytest.raises(Problem):
+            read_identity(text)

@@ -445,6 +445,10 @@ class FakeFront:
         self.sessions: Counter[str] = Counter()
         self.published: list[tuple[str, ...]] = []
         self.cut: Counter[str] = Counter()  # what it says that a deadline ended
+        self.process = "1"
+
+    async def identity(self) -> str:
+        return self.process
 
     async def publish(self, pool: Pool, servers: Collection[Server]) -> Shown:
         await asyncio.sleep(0)

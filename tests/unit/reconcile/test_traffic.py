@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from poold.balancers.base import Server
 from poold.errors import Temporary
 from poold.model.balancing import BalancerName, Behind
 
@@ -230,3 +231,64 @@ async def test_another_backend_is_told_before_the_old_one_is_left(fleet):
     assert calls == [("new", 2), ("", 0)]
     await fleet.loop.publish("hello")
     assert calls[2:] == [("new", 2)]
+
+
+async def test_another_way_to_the_same_balancer_drains_nobody(fleet):
+    """Another time-out, or a backend that is spelt out: the entries are the wanted ones."""
+    await scaled(fleet, 2)
+    other = type(fleet.front)()
+    other.entries = fleet.front.entries
+    fleet.balancers[fleet.front.name] = other
+    fleet.front.published.clear()
+    fleet.change_pool(balancer=replace(BEHIND, backend="hello"))
+    for _ in range(3):
+        await fleet.step()
+    assert fleet.front.published == []
+    assert other.published[-1] == ("hello1", "hello2")
+
+
+async def test_another_balancer_is_put_in_place_of_the_old_one(fleet):
+    """Another process is left as soon as the new one has the set."""
+    await scaled(fleet, 2)
+    other = type(fleet.front)()
+    other.process = "2"
+    fleet.balancers[fleet.front.name] = other
+    for _ in range(3):
+        await fleet.step()
+    assert fleet.front.published[-1] == ()
+    assert len(other.entries) == 2
+
+
+async def test_a_balancer_that_takes_no_command_is_not_waited_for_endlessly(fleet):
+    """Its own drain deadline and some more: then the replica goes, and that is said."""
+    await scaled(fleet, 2)
+    fleet.front.sessions["hello2"] = 1  # for ever
+    fleet.control.scale("hello", replicas=1, actor="test")
+    for _ in range(3):
+        await fleet.step()
+    fleet.now += BEHIND.drain_seconds + 9
+    await fleet.step()
+    assert fleet.did("remove") == []
+    fleet.now += 1.5
+    for host in fleet.hosts.values():
+        host.stopping = lambda _: None
+    decided = await fleet.loop.cycle("hello")
+    assert decided.forced == (
+        "hello2 goes though its balancer did not let go of it: draining, 1 session",
+    )
+    await fleet.settle()
+    assert fleet.did("remove") == ["hello2"]
+
+
+async def test_a_removal_that_failed_does_not_wait_for_its_balancer_anew(fleet):
+    """How long a replica had is forgotten only when it is back in the set."""
+    await scaled(fleet, 2)
+    publishing, place = fleet.loop._publishing, ("a", 1)
+    publishing.want("hello", (), (place,))
+    since = publishing.known("hello").leaving_since[place]
+    fleet.now += 5
+    publishing.want("hello", ())
+    publishing.want("hello", (), (place,))
+    assert publishing.known("hello").leaving_since[place] == since
+    publishing.want("hello", (Server(name="hello1", address="a", port=1),))
+    assert publishing.known("hello").leaving_since == {}
