@@ -333,3 +333,39 @@ async def test_it_is_the_same_whichever_way_it_is_reached(haproxy: Process) -> N
     assert await balancer(haproxy, haproxy.master, master=True).identity() == first
     await haproxy.reload()
     assert await balancer(haproxy).identity() != first
+
+
+async def test_a_worker_that_was_reloaded_away_is_waited_for(
+    haproxy: Process, sites: tuple[Site, Site, Site]
+) -> None:
+    """It has a request under way at a server that the new one never knew; its master says so."""
+    one, two, _ = sites
+    front = balancer(haproxy, haproxy.master, master=True)
+    await front.publish(HELLO, named(one))
+    held = asyncio.create_task(get(haproxy, "/held"))
+    await asyncio.wait_for(one.holding.wait(), 10)
+    await haproxy.reload()
+    wanted = [Server(name="hello2", address="127.0.0.1", port=two.port)]
+    shown = await front.publish(HELLO, wanted)
+    assert {server.state for server in shown.servers if server.leaving} == {"draining"}
+    assert shown.lists("127.0.0.1", one.port)
+    assert (await get(haproxy))[1] == "two"
+    one.held.set()
+    assert await held == (200, "one")
+    async with asyncio.timeout(20):
+        while shown.lists("127.0.0.1", one.port):
+            shown = await front.publish(HELLO, wanted)
+
+
+async def test_leftovers_of_a_daemon_that_was_down_go(
+    haproxy: Process, sites: tuple[Site, Site, Site]
+) -> None:
+    """Another daemon finds servers of replicas that are gone, and knows its own by their names."""
+    await balancer(haproxy).publish(HELLO, named(*sites))
+    await raw(haproxy.admin, "add server hello/other 127.0.0.1:9")
+    shown = await until_gone(balancer(haproxy), HELLO, named(*sites[:1]), "hello3")
+    assert "hello3" not in names(shown)
+    async with asyncio.timeout(20):
+        while set(names(shown)) != {"hello1"}:
+            shown = await balancer(haproxy).publish(HELLO, named(*sites[:1]))
+    assert "hello/other" in await raw(haproxy.admin, "show servers conn hello")

@@ -125,13 +125,37 @@ def read_connections(text: str) -> tuple[Connections, ...]:
     return tuple(found)
 
 
-def read_identity(text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process of HAProxy. After a reload it is another one."""
+
+    pid: int
+    since: int  # seconds since the epoch
+
+    def __str__(self) -> str:
+        return f"process {self.pid} since {self.since}"
+
+
+def read_identity(text: str) -> Identity:
     """Read who answers from `show info`: a process, and when it began."""
     fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
     missing = {"Pid", "Start_time_sec"} - fields.keys()
     if missing:
         raise refusal("show info", text) or _rubbish(f"it does not tell {', '.join(missing)}")
-    return f"process {fields['Pid']} since {fields['Start_time_sec']}"
+    return Identity(_number(fields["Pid"]), _number(fields["Start_time_sec"]))
+
+
+def read_old_workers(text: str) -> frozenset[int]:
+    """Read the processes that a master has left from reloads out of its `show proc`."""
+    if not text.startswith("#"):
+        raise refusal("show proc", text) or _rubbish("it lists no processes")
+    found, old = set[int](), False
+    for line in text.splitlines():
+        if line.startswith("#"):
+            old = line.startswith("# old workers")
+        elif old and line.strip():
+            found.add(_number(line.split()[0]))
+    return frozenset(found)
 
 
 def refusal(command: str, answer: str) -> Problem | None:

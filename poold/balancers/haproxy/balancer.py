@@ -16,9 +16,17 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from poold.balancers.base import Left, Server, Shown
+from poold.balancers.base import Left, Server, Shown, ShownServer
 from poold.balancers.haproxy import commands
-from poold.balancers.haproxy.answers import read_figures, read_identity, read_states, refusal
+from poold.balancers.haproxy.answers import (
+    Identity,
+    read_figures,
+    read_identity,
+    read_old_workers,
+    read_states,
+    refusal,
+)
+from poold.balancers.haproxy.former import Former
 from poold.balancers.haproxy.plan import (
     Decision,
     Place,
@@ -47,6 +55,7 @@ class _Memory:
     since: dict[str, float] = field(default_factory=dict)
     where: dict[str, tuple[str, int]] = field(default_factory=dict)
     cut: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    former: Former = field(default_factory=Former)
 
 
 class HaproxyBalancer:
@@ -79,6 +88,9 @@ class HaproxyBalancer:
 
     async def identity(self) -> str:
         """Return what tells this HAProxy from others. See `Balancer.identity`."""
+        return str(await self._process())
+
+    async def _process(self) -> Identity:
         return read_identity(await self._runtime.ask(commands.SHOW_INFO))
 
     async def _publish(
@@ -90,6 +102,7 @@ class HaproxyBalancer:
         before: tuple[Step, ...] = ()
         for round_ in range(ROUNDS + 1):
             seen, queue = await self._look(pool, place)
+            memory.former.look({each.place: each.name for each in seen})
             left += self._note_left(place, seen, memory)
             decision = plan(place, servers, seen, memory.since, self._clock())
             self._note_leaving(decision, seen, memory)
@@ -101,9 +114,11 @@ class HaproxyBalancer:
             sent += len(decision.steps)
         if sent:
             failed += await self._save()
+        there = shown(place, seen, decision.leaving)
+        await self._see_former(place, there, memory.former)
         problems = [problem for problem in failed if problem.code != _WAITED_FOR]
         return Shown(
-            servers=shown(place, seen, decision.leaving),
+            servers=(*there, *memory.former.shown(servers)),
             left=tuple(left),
             problems=(*problems, *decision.problems),
             commands=sent,
@@ -117,6 +132,19 @@ class HaproxyBalancer:
         figures = read_figures(await self._runtime.ask(commands.show_stats(place.backend)))
         queue = next((one.queue for one in figures if one.is_backend), None)
         return ours(pool, place, states, figures), queue
+
+    async def _see_former(
+        self, place: Place, there: Collection[ShownServer], former: Former
+    ) -> None:
+        """See whether another process listed servers before: asked last, or it could go unseen."""
+        process, now = await self._process(), self._clock()
+        listed = {(each.address, each.port): each.name for each in there}
+        former.answered(process, listed, now + place.drain_seconds)
+        alive = None
+        if former.lingers and self._runtime.has_master:
+            answer = await self._runtime.ask(commands.SHOW_PROCESSES, master=True)
+            alive = read_old_workers(answer)
+        former.gone(now, alive)
 
     async def _do(
         self, decision: Decision, seen: Collection[Seen], memory: _Memory

@@ -13,6 +13,7 @@ from poold.errors import Refused
 from poold.model.haproxy_words import HIGHEST_WEIGHT, is_haproxy_name, why_no_options
 
 SHOW_INFO = "show info"
+SHOW_PROCESSES = "show proc"  # of a master
 
 
 def endpoint(address: str, port: int) -> str:

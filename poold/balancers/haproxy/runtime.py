@@ -66,10 +66,12 @@ class Runtime:
         self.name = name
         self._dial = dial
         self._timeout_seconds = timeout_seconds
-        self._prefix = _FIRST_WORKER if master else ""
+        self.has_master = master
 
-    async def ask(self, line: str) -> str:
-        """Send one command and return what is answered; ends within the time-out.
+    async def ask(self, line: str, *, master: bool = False) -> str:
+        """Send one command, `master`: to the master itself, and return what is answered.
+
+        Ends within the time-out.
 
         Raises Temporary("balancer.unreachable"), also when it hangs up without a word, Temporary
         ("balancer.timeout"), Permanent("balancer.denied"). Whether the command was done is not
@@ -79,7 +81,8 @@ class Runtime:
             raise Refused("balancer.bad-command", f"cannot send HAProxy the line {line!r:.200}")
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                answer = await self._exchange(f"{self._prefix}{line}\n".encode())
+                prefix = _FIRST_WORKER if self.has_master and not master else ""
+                answer = await self._exchange(f"{prefix}{line}\n".encode())
         except TimeoutError:
             raise Temporary(
                 "balancer.timeout",

@@ -12,6 +12,7 @@ from poold.balancers.haproxy.answers import (
     read_connections,
     read_figures,
     read_identity,
+    read_old_workers,
     read_states,
     refusal,
 )
@@ -140,7 +141,24 @@ def test_refusals_are_told_apart(answer: str, kind: type[Problem], code: str) ->
 def test_who_answers_is_told_from_others() -> None:
     """The process and when it began; an answer without them is none."""
     info = "Name: HAProxy\nPid: 12\nUptime: 0d 0h00m05s\nStart_time_sec: 1700000000\n\n"
-    assert read_identity(info) == "process 12 since 1700000000"
+    assert str(read_identity(info)) == "process 12 since 1700000000"
     for text in ("Pid: 12\n", "", "Permission denied\n"):
         with pytest.raises(Problem):
             read_identity(text)
+
+
+def test_a_master_tells_which_workers_are_old() -> None:
+    """Only those below their heading count."""
+    text = (
+        "#<PID>          <type>          <reloads>       <uptime>        <version>\n"
+        "11              master          1               0d00h00m05s     2.6.12\n"
+        "# workers\n"
+        "14              worker          0               0d00h00m01s     2.6.12\n"
+        "# old workers\n"
+        "12              worker          1               0d00h00m05s     2.6.12\n"
+        "# programs\n"
+        "19              program         0               0d00h00m05s     -\n\n"
+    )
+    assert read_old_workers(text) == {12}
+    with pytest.raises(Problem):
+        read_old_workers("Unknown command: 'show proc'\n")
