@@ -13,6 +13,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from poold.agent.messages import Finding
+from poold.model.balancing import BalancerStatus
 from poold.model.events import AcceptedCall, Event
 from poold.model.fleet import (
     Change,
@@ -172,6 +173,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     keep_bytes: int | None
     held: int | None
     roll: RollStatus | None
+    balancer: BalancerStatus | None  # who is behind it
     revision: int  # of what is wished; the ETag has it too
     replicas: tuple[Replica, ...]
 

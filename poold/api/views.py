@@ -123,6 +123,7 @@ async def pool(ports: Ports, call: Call) -> Answer:
             keep_bytes=configured.keep_bytes,
             held=status.held,
             roll=status.roll,
+            balancer=status.balancer,
             revision=now.number,
             replicas=ports.world.replicas(configured.name),
         ),

@@ -47,7 +47,12 @@ def status(session: Session, as_json: bool) -> None:
         )
         for pool in pools
     ]
+    behind = [(pool.name, pool.balancer) for pool in pools if pool.balancer is not None]
     print_table(columns, rows, empty="no pool is configured")
+    if behind:
+        print()
+    for name, balancer in behind:
+        print(printable(f"{name} behind {balancer.name}: {tables.behind(balancer)}"))
     if note := health.get("note"):
         print(f"\n{printable(note)}")
     up = sum(host.state == "up" for host in hosts)

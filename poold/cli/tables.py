@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from poold.cli.failures import printable
+from poold.model.balancing import BalancerStatus
 from poold.model.fleet import HostStatus
 
 _STATE_COLOURS = {
@@ -15,6 +17,8 @@ _STATE_COLOURS = {
     "starting": "yellow", "waiting": "yellow", "moving": "yellow", "removing": "yellow",
     "pending": "yellow", "connecting": "yellow", "warning": "yellow",
 }  # fmt: skip
+
+_STATES = ("up", "down", "draining", "maintenance", "leaving")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,17 @@ def no_room(host: HostStatus) -> str:
     if free is None or reserve is None or free >= reserve:
         return ""
     return f"less disk is free than its reserve of {size(reserve)}: no new generation fits"
+
+
+def behind(balancer: BalancerStatus) -> str:
+    """Write who is behind a balancer as "2 up, 1 leaving; 3 sessions, 1 queued"."""
+    states = Counter("leaving" if s.leaving else s.state for s in balancer.servers)
+    counts = [f"{states[state]} {state}" for state in sorted(states, key=_STATES.index)]
+    sessions = sum(s.sessions or 0 for s in balancer.servers)
+    text = ", ".join(counts) or "nobody"
+    text += f"; {sessions} {'session' if sessions == 1 else 'sessions'}"
+    text += f", {balancer.queue} queued" if balancer.queue else ""
+    return f"{text}; {balancer.problem}" if balancer.problem else text
 
 
 def phases(seconds_by_phase: Mapping[str, float]) -> str:

@@ -42,3 +42,27 @@ class Behind:
     options: str = "check"
     weight: int = 100
     drain_seconds: float = 30.0  # then what is left on a replica that leaves is cut, and counted
+
+
+@dataclass(frozen=True)
+class ListedServer:
+    """An entry of a pool in its balancer. Counts that it did not tell are None."""
+
+    name: str  # the balancer's: a replica's, or a slot's
+    address: str
+    port: int
+    state: Literal["up", "down", "draining", "maintenance"]
+    leaving: bool = False  # the pool wants it there no more
+    sessions: Optional[int] = None
+    queue: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class BalancerStatus:
+    """Who is behind a pool's balancer, as it was read last; `problem` says why that may be old."""
+
+    name: BalancerName
+    servers: tuple[ListedServer, ...] = ()
+    queue: Optional[int] = None  # requests that wait for any of them
+    read_at: Optional[float] = None  # seconds since the epoch
+    problem: str = ""

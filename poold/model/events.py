@@ -70,7 +70,7 @@ class AcceptedCall:
     change: Optional[int] = None
 
 
-Topic = Literal["wish", "generation", "roll", "replica", "host", "change"]
+Topic = Literal["wish", "generation", "roll", "replica", "balancer", "host", "change"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NewType, Optional
 
 from poold.model.application import Application, Liveness
-from poold.model.balancing import Behind
+from poold.model.balancing import BalancerStatus, Behind
 
 PoolName = NewType("PoolName", str)
 HostName = NewType("HostName", str)
@@ -262,3 +262,4 @@ class PoolStatus:
     held: Optional[int] = None  # the generation that it is held at, whatever the configuration says
     roll: Optional[RollStatus] = None
     revision: int = 0  # of what is wished, where the API shows it: rises with every wish
+    balancer: Optional[BalancerStatus] = None

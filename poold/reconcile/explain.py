@@ -35,6 +35,7 @@ def explain(
         *_generation(snapshot, now),
         *_roll(snapshot, now),
         *(_replica(snapshot, replica, now) for replica in decided.replicas),
+        *_balancer(snapshot, decided),
         *_hosts(snapshot, now),
         *(_change(change, now) for change in snapshot.changes),
     )
@@ -218,6 +219,27 @@ def _replica(snapshot: Snapshot, replica: Replica, now: float) -> Because:
     text += f"; {_next(retry, now)}" if known else f"; {_again(retry, now)}"
     due = _due(retry, now)
     return Because("replica", replica.name, replica.state, text, due, retry.evidence)
+
+
+def _balancer(snapshot: Snapshot, decided: Plan) -> Iterator[Because]:
+    """Say who is behind the balancer, by the replicas' names, and what is the matter with it."""
+    pool, known = snapshot.pool, snapshot.traffic
+    if pool is None or pool.balancer is None or known is None:
+        return
+    if known.problem:
+        yield Because("balancer", pool.balancer.name, "failed", known.problem)
+    elif known.shown is None:
+        yield Because("balancer", pool.balancer.name, "unread", "it was not asked yet")
+    names = {replica.address: replica.name for replica in decided.replicas}
+    for one in known.shown.servers if known.shown else ():
+        where = f"[{one.address}]" if ":" in one.address else one.address
+        name = names.get(f"{where}:{one.port}", "")
+        text = one.name + (f" ({name})" if name not in ("", one.name) else "")
+        text += f" at {where}:{one.port} is {one.state}"
+        if one.sessions is not None:
+            text += f" with {_count(one.sessions, 'session')}"
+        text += f", {one.queue} queued" if one.queue else ""
+        yield Because("balancer", one.name, "leaving" if one.leaving else one.state, text)
 
 
 def _how(replica: Replica) -> str:

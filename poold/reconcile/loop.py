@@ -161,6 +161,7 @@ class Loop:
             config=config,
             clock=clock,
             wake=self.wake,
+            show=world.published,
             recorder=recorder,
             every_seconds=pauses.publish,
         )

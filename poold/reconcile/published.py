@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from poold.balancers.base import Shown
+from poold.model.balancing import BalancerName, BalancerStatus, ListedServer
 
 Place = tuple[str, int]  # an address and a port
 LETTING_GO_SECONDS: Final = 10.0  # after its own drain deadline a balancer takes a moment
@@ -23,6 +24,7 @@ class Traffic:
 
     asked: frozenset[Place] = frozenset()
     shown: Shown | None = None
+    read_at: float | None = None
     silent_since: float | None = None
     leaving_since: Mapping[Place, float] = field(default_factory=dict)
     patience_seconds: float = 30.0
@@ -44,6 +46,19 @@ class Traffic:
             queue = f", {entry.queue} queued" if entry.queue else ""
             return f"draining, {count} {'session' if count == 1 else 'sessions'}{queue}"
         return "leaving its balancer" if place in self.asked else ""
+
+    def status(self, balancer: BalancerName) -> BalancerStatus:
+        """Return it as readers see it."""
+        return BalancerStatus(
+            balancer,
+            tuple(
+                ListedServer(s.name, s.address, s.port, s.state, s.leaving, s.sessions, s.queue)
+                for s in (self.shown.servers if self.shown else ())
+            ),
+            self.shown.queue if self.shown else None,
+            self.read_at,
+            self.problem,
+        )
 
     def gives_up_at(self, waiting: Iterable[Place]) -> float | None:
         """Return when the first of those that wait is not kept for its balancer any longer."""

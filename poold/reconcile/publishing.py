@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from poold.balancers.base import Balancer, Server, Shown
 from poold.config import Config
 from poold.errors import Permanent, Problem
-from poold.model.balancing import BalancerName
+from poold.model.balancing import BalancerName, BalancerStatus
 from poold.model.fleet import Pool, PoolName
 from poold.reconcile.published import LETTING_GO_SECONDS, Place, Traffic
 from poold.reconcile.recorder import Recorder
@@ -57,6 +57,7 @@ class Publishing:
         config: Callable[[], Config],
         clock: Callable[[], float],
         wake: Callable[[PoolName], None],
+        show: Callable[[PoolName, BalancerStatus | None], None],
         recorder: Recorder,
         every_seconds: float,
     ) -> None:
@@ -64,6 +65,7 @@ class Publishing:
         self._config = config
         self._clock = clock
         self._wake = wake
+        self._show = show
         self._recorder = recorder
         self._every_seconds = every_seconds
         self._pools: dict[PoolName, _Wanted] = {}
@@ -129,6 +131,8 @@ class Publishing:
         if pool is None:  # it left the configuration: nothing is decided about it any more
             return
         self._note_place(wanted, balancer, pool)
+        if balancer is None:
+            self._show(name, None)
         if balancer is not None and wanted.servers is not None:
             await self._tell(name, wanted, balancer, pool, wanted.servers)
         if wanted.former:
@@ -198,6 +202,7 @@ class Publishing:
             wanted.known = self._unread(name, wanted.known, bug)
         else:
             wanted.known = self._read(name, before, asked, shown)
+        self._show(name, wanted.known.status(balancer.name))
         if _news(before) != _news(wanted.known):
             self._wake(name)
 
@@ -215,7 +220,7 @@ class Publishing:
             )  # fmt: skip
         problem = "; ".join(str(problem) for problem in shown.problems)
         self._say(name, before, problem)
-        return Traffic(asked=asked, shown=shown, problem=problem)
+        return Traffic(asked=asked, shown=shown, read_at=self._clock(), problem=problem)
 
     def _unread(self, name: PoolName, before: Traffic, problem: Problem) -> Traffic:
         self._say(name, before, str(problem))

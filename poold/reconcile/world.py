@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 
 from poold.agent.messages import ContainerFact, GenerationFact, Observation, Started
 from poold.hosts.base import HostLink
+from poold.model.balancing import BalancerStatus
 from poold.model.fleet import (
     Digest,
     HostName,
@@ -114,6 +115,7 @@ class World:
         self._hosts: defaultdict[HostName, _Host] = defaultdict(_Host)
         self._remark = ""
         self._pools: dict[PoolName, Shown] = {}
+        self._balancers: dict[PoolName, BalancerStatus] = {}
         self._tick = 0
 
     # -- reading ----------------------------------------------------------------------------------
@@ -125,7 +127,10 @@ class World:
 
     def pools(self) -> tuple[PoolStatus, ...]:
         """Return how each pool is."""
-        return tuple(shown.status for _, shown in sorted(self._pools.items()))
+        return tuple(
+            replace(shown.status, balancer=self._balancers.get(name))
+            for name, shown in sorted(self._pools.items())
+        )
 
     def sentence(self) -> str:
         """Say how the fleet is in one line: "hello 1/3: restoring hello2 on b …"."""
@@ -388,6 +393,13 @@ class World:
     def planned(self, status: PoolStatus, replicas: tuple[Replica, ...]) -> None:
         """Show a pool as its plan says it is."""
         self._pools[status.name] = Shown(status, replicas)
+
+    def published(self, pool: PoolName, status: BalancerStatus | None) -> None:
+        """Show who is behind a pool's balancer; None: it has none."""
+        if status is None:
+            self._balancers.pop(pool, None)
+        else:
+            self._balancers[pool] = status
 
     def forget_pool(self, pool: PoolName) -> None:
         """Show a pool no more."""

@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 from poold.cli import tables
 from poold.cli.tables import Column
+from poold.model.balancing import BalancerName, BalancerStatus, ListedServer
 from poold.model.fleet import HostStatus
 
 
@@ -100,3 +101,16 @@ def test_a_host_down_to_its_reserve_says_so():
     assert tables.no_room(low).startswith("less disk is free than its reserve of 2.0 GB")
     assert not tables.no_room(replace(low, disk_free_bytes=3_000_000_000))
     assert not tables.no_room(replace(low, disk_reserve_bytes=None))
+
+
+def test_who_is_behind_a_balancer_in_a_line() -> None:
+    """States are counted, sessions added up, and what may make it old is said."""
+    servers = (
+        ListedServer("hello1", "10.0.0.1", 1, "up", sessions=2),
+        ListedServer("hello2", "10.0.0.1", 2, "draining", leaving=True, sessions=1),
+        ListedServer("hello3", "10.0.0.1", 3, "up"),
+    )
+    behind = BalancerStatus(BalancerName("front"), servers, queue=4)
+    assert tables.behind(behind) == "2 up, 1 leaving; 3 sessions, 4 queued"
+    empty = BalancerStatus(BalancerName("front"), problem="cannot ask front: it is gone")
+    assert tables.behind(empty) == "nobody; 0 sessions; cannot ask front: it is gone"

@@ -292,3 +292,23 @@ async def test_a_removal_that_failed_does_not_wait_for_its_balancer_anew(fleet):
     assert publishing.known("hello").leaving_since[place] == since
     publishing.want("hello", (Server(name="hello1", address="a", port=1),))
     assert publishing.known("hello").leaving_since == {}
+
+
+async def test_readers_see_who_is_behind_the_balancer(fleet):
+    """Sessions are those of the last reading, without a plan in between."""
+    await scaled(fleet, 2)
+    fleet.front.sessions["hello1"] = 3
+    await fleet.loop.publish("hello")
+    (pool,) = fleet.world.pools()
+    assert pool.balancer.name == "front"
+    assert [(s.name, s.state, s.sessions) for s in pool.balancer.servers] == [
+        ("hello1", "up", 3),
+        ("hello2", "up", 0),
+    ]
+    fleet.front.up = False
+    await fleet.loop.publish("hello")
+    assert "it is gone" in fleet.world.pools()[0].balancer.problem
+    said = {b.subject: b.text for b in fleet.loop.explain("hello").because if b.topic == "balancer"}
+    place = places(fleet)["hello1"]
+    assert said["hello1"] == f"hello1 at {place} is up with 3 sessions"
+    assert "it is gone" in said["front"]
