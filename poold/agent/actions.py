@@ -35,6 +35,7 @@ from poold.agent.messages import (
     ImportImage,
     Logs,
     Observe,
+    PrepareSpare,
     Progress,
     Remove,
     Request,
@@ -45,10 +46,11 @@ from poold.agent.messages import (
 )
 from poold.agent.minding import Minder, Tell
 from poold.agent.moves import Moves
-from poold.agent.observing import Observing
+from poold.agent.observing import Observing, memory_free_bytes
 from poold.agent.records import Records
 from poold.agent.replicas import Replicas
 from poold.agent.space import Reserve
+from poold.agent.spares import Spares
 from poold.errors import Permanent, Problem, Refused, Temporary
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Actions:
         running: Callable[[], tuple[str, ...]],
         *,
         reserve: Reserve = Reserve(),  # noqa: B008 - frozen
+        free_memory_bytes: Callable[[], int] = memory_free_bytes,
     ) -> None:
         folders = Folders(root, reserve)
         folders.make()
@@ -80,6 +83,9 @@ class Actions:
         bring_up = BringUp(engine, lambda: _taken(records))
         lock = self._names.hold
         self._replicas = Replicas(folders, engine, records, store, bring_up, lock)
+        self._spares = Spares(
+            engine, records, store, bring_up, self._replicas, lock, free_memory_bytes
+        )
         self._builds = Builds(folders, engine, store, bring_up, self._replicas)
         self._moves = Moves(folders, engine, records, store, bring_up, lock)
         self._images = Images(folders, engine)
@@ -134,7 +140,9 @@ class Actions:
         if isinstance(request, Start):
             return await self._replicas.start(request, action, report)
         if isinstance(request, Restore):
-            return await self._replicas.restore(request, report)
+            return await self._spares.restore(request, report)
+        if isinstance(request, PrepareSpare):
+            return await self._spares.prepare(request, action, report)
         if isinstance(request, Remove):
             return await self._replicas.remove(request)
         if isinstance(request, Logs):

@@ -54,15 +54,16 @@ class ContainerFact:
     container_id: str
     ours: bool
     pool: str
-    role: Literal["replica", "build", "proof", "captured", "foreign"]
+    role: Literal["replica", "build", "proof", "spare", "captured", "foreign"]
     running: bool
     status: str  # the engine's own word
     build: str = ""  # the action that built the generation it was restored from
     digest: str = ""  # the generation, where the agent's record has it
-    method: str = ""  # "cold" | "restore" | "move"
+    method: str = ""  # "cold" | "restore" | "spare" | "move"
     address: str = ""
     started_at: float = 0.0
-    ready: bool = False  # it passed readiness since its last start, still runs and answers
+    # It passed readiness since its last start, still runs and answers; a spare: it is frozen so.
+    ready: bool = False
     last_words: str = ""  # the last line of output of a replica that ended
 
 
@@ -160,15 +161,19 @@ class Placement:
 
 @dataclass(frozen=True)
 class Started:
-    """A replica that answered its readiness probe. `seconds`: action begun -> first success."""
+    """A replica that answered its readiness probe. `seconds`: action begun -> first success.
+
+    `spare` is the name that it had before, where a spare was claimed.
+    """
 
     name: str
     container_id: str
     address: str
-    method: Literal["cold", "restore", "move"]
+    method: Literal["cold", "restore", "spare", "move"]
     seconds: float
     phases: Phases = field(default_factory=dict)
     started_at: float = 0.0
+    spare: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,11 @@ class Start(Request[Started]):
 
 @dataclass(frozen=True)
 class Restore(Request[Started]):
-    """Restore a staged generation (or capture, `method` "move") under the placement's name."""
+    """Restore a staged generation (or capture, `method` "move") under the placement's name.
+
+    With `spare`, that spare is claimed where it is still there, fits and answers; otherwise it is
+    removed and the generation is restored as without it: the answer's method says which.
+    """
 
     verb: ClassVar[str] = "restore"
     answer: ClassVar[type] = Started
@@ -191,6 +200,22 @@ class Restore(Request[Started]):
     application: Application
     digest: Digest
     method: Literal["restore", "move"] = "restore"
+    spare: str = ""
+
+
+@dataclass(frozen=True)
+class PrepareSpare(Request[Started]):
+    """Restore one more of a generation, hook and readiness included, and freeze it so.
+
+    Its name is derived from the action's id; the placement's is not used. It waits for replicas
+    that are being restored on this host, and is refused where memory is short.
+    """
+
+    verb: ClassVar[str] = "prepare-spare"
+    answer: ClassVar[type] = Started
+    placement: Placement
+    application: Application
+    digest: Digest
 
 
 @dataclass(frozen=True)

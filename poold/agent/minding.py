@@ -124,7 +124,8 @@ class Minder:
             known = self._minded[name] = _Minded(record)
         if known.death is None:
             known.death = self._begin(self._await_end(known))
-        check = self._checks.get((record.fleet, record.pool))
+        # What is frozen answers nothing; its end is an event like any other's.
+        check = None if record.spare else self._checks.get((record.fleet, record.pool))
         if check != known.check:
             self._end(known.asking)
             self._silent.pop(record.container_id, None)

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Optional
 
 from poold.agent.bringup import BUILD, POOL, is_ours
 from poold.agent.builds import BUILD_PREFIX, PROOF_PREFIX
@@ -24,6 +25,7 @@ from poold.agent.journal import read_boot_id
 from poold.agent.messages import ContainerFact, Observation, Observe
 from poold.agent.records import Record, Records
 from poold.agent.space import tightest
+from poold.agent.spares import SPARE_PREFIX, spare_name
 from poold.errors import Problem
 
 log = logging.getLogger(__name__)
@@ -108,6 +110,8 @@ class Observing:
             role = "build"
         elif container.name.startswith(PROOF_PREFIX):
             role = "proof"
+        elif container.name.startswith(SPARE_PREFIX):
+            role = "spare"
         elif record is not None and record.frozen:
             role = "captured"
         silence = self._silence(container.container_id)
@@ -125,7 +129,7 @@ class Observing:
             method=record.method if record else "",
             address=record.address if record else "",
             started_at=record.started_at if record else container.started_at,
-            ready=record is not None and not record.frozen and container.running and not silence,
+            ready=_is_ready(container, record) and not silence,
             last_words=await self._engine.last_words(container.container_id) if is_dead else "",
         )
 
@@ -141,12 +145,16 @@ class Observing:
     def _forget_gone(
         self, records: dict[str, Record], containers: tuple[Container, ...], fleet: str
     ) -> None:
-        """Forget replicas whose container went away; one replaced meanwhile is kept."""
-        present = {container.container_id for container in containers}
+        """Forget replicas whose container went away; one replaced meanwhile is kept.
+
+        A spare whose container has another name was being claimed when the agent died.
+        """
+        present = {container.container_id: container.name for container in containers}
         for name, record in list(records.items()):
+            known_as = present.get(record.container_id)
             if (
                 record.fleet == fleet
-                and record.container_id not in present
+                and (known_as is None or (record.spare and known_as != name))
                 and not self._busy(name)
             ):
                 seen = record.container_id
@@ -165,9 +173,29 @@ class Observing:
             temporary = container.name.startswith((BUILD_PREFIX, PROOF_PREFIX))
             owned = _owner(container, running) in running
             left_over = temporary and is_ours(container, fleet) and not owned
+            left_over = left_over or (
+                container.name.startswith(SPARE_PREFIX)
+                and is_ours(container, fleet)
+                and await self._is_half_a_spare(container, running)
+            )
             if not (left_over and await self._is_removed(container)):
                 kept.append(container)
         return kept
+
+    async def _is_half_a_spare(self, container: Container, running: tuple[str, ...]) -> bool:
+        """Whether whoever made a spare died before it was recorded.
+
+        The record is read now and not when the listing began: it is written before its action ends.
+        One that was claimed meanwhile has another name by now, and had it before its record went.
+        """
+        name = container.name
+        if any(spare_name(action) == name for action in running) or self._busy(name):
+            return False
+        record = self._records.read(name)
+        if record is not None and record.spare and record.container_id == container.container_id:
+            return False
+        now = await self._engine.find(container.container_id)
+        return now is not None and now.name == name and not self._busy(name)
 
     async def _is_removed(self, container: Container) -> bool:
         try:
@@ -187,6 +215,13 @@ class Observing:
             "machine": platform.machine(),
             "python": platform.python_version(),
         }
+
+
+def _is_ready(container: Container, record: Optional[Record]) -> bool:
+    """Whether it passed readiness and lives; podman says of a frozen one that it does not run."""
+    if record is None or record.frozen:
+        return False
+    return container.running or (record.spare and container.status == "paused")
 
 
 def _owner(container: Container, running: tuple[str, ...]) -> str:

@@ -25,14 +25,15 @@ class Record:
     """A replica, as of the last action that changed it.
 
     `frozen` says that a capture began and the replica was not proven ready since, whether its
-    container runs or not; `capture` is the capture's digest once that is sealed.
+    container runs or not; `capture` is the capture's digest once that is sealed. `spare` says that
+    it is frozen ahead of need, ready, under a name that nobody wished for.
     """
 
     name: str
     fleet: str
     pool: str
     container_id: str
-    method: Literal["cold", "restore", "move"]
+    method: Literal["cold", "restore", "spare", "move"]
     address: str
     published: dict[str, int]  # container port -> host port
     started_at: float
@@ -41,6 +42,7 @@ class Record:
     phases: Phases = field(default_factory=dict)
     frozen: bool = False
     capture: str = ""
+    spare: bool = False
 
     @property
     def started(self) -> Started:

@@ -75,7 +75,7 @@ class Replicas:
         placement, application = request.placement, request.application
         safe_name(placement.name)
         async with self._lock(placement.name):
-            existing = await self._existing(placement, digest=None)
+            existing = await self.existing(placement, digest=None)
             if existing is not None:
                 return existing
             report(Progress("starting cold"))
@@ -84,15 +84,20 @@ class Replicas:
                 up = await self._bring_up.ready(
                     placement, application, create, phase="create", began=began
                 )
-            return await self._remember(placement, up, method="cold", digest="")
+            return await self.remember(placement, up, method="cold", digest="")
 
-    async def restore(self, request: Restore, report: Report) -> Started:
-        """Restore from a staged generation; the archive is only looked at, not read again."""
-        began = time.monotonic()
+    async def restore(
+        self, request: Restore, report: Report, began: Optional[float] = None
+    ) -> Started:
+        """Restore from a staged generation; the archive is only looked at, not read again.
+
+        `began`: the monotonic time at which the action did, where something was tried before.
+        """
+        began = time.monotonic() if began is None else began
         placement, application = request.placement, request.application
         safe_name(placement.name)
         async with self._lock(placement.name):
-            existing = await self._existing(placement, digest=request.digest)
+            existing = await self.existing(placement, digest=request.digest)
             if existing is not None:
                 return existing
             manifest, archive = await self._generations.staged(request.digest)
@@ -108,7 +113,7 @@ class Replicas:
             up = await self.thawed(placement, application, archive, began, is_shared=is_shared)
             if why := self._why_slower(up):
                 report(Progress(f"restored by podman: {why}"))
-            return await self._remember(placement, up, method=request.method, digest=request.digest)
+            return await self.remember(placement, up, method=request.method, digest=request.digest)
 
     async def thawed(
         self,
@@ -198,9 +203,10 @@ class Replicas:
                 return Done(changed=False)
             if not is_ours(container, request.fleet) or container.name != name:
                 raise foreign(name, container)
-            await self._engine.remove(
-                container.container_id, stop_timeout_seconds=request.stop_timeout_seconds
-            )
+            record = self._records.read(name)
+            # A spare never served anybody: it is not let run on in order to be asked to end.
+            seconds = 0 if record and record.spare else request.stop_timeout_seconds
+            await self._engine.remove(container.container_id, stop_timeout_seconds=seconds)
             failpoint("container.removed", name)
             removed = container.container_id
             self._records.forget(name, unless=lambda kept: kept.container_id != removed)
@@ -217,7 +223,7 @@ class Replicas:
             raise foreign(request.name, container)
         return LogLines(await self._engine.logs(container.container_id, request.tail))
 
-    async def _existing(self, placement: Placement, digest: Optional[str]) -> Optional[Started]:
+    async def existing(self, placement: Placement, digest: Optional[str]) -> Optional[Started]:
         """Answer for a replica that is ready already; make way for what is dead.
 
         No record: nothing is asked of the engine, podman says itself when the name is taken.
@@ -250,7 +256,10 @@ class Replicas:
         self._records.forget(placement.name)
         return None
 
-    async def _remember(self, placement: Placement, up: Up, *, method: str, digest: str) -> Started:
+    async def remember(
+        self, placement: Placement, up: Up, *, method: str, digest: str, spare: bool = False
+    ) -> Started:
+        """Record a container that is ready; failing, it is removed."""
         record = Record(
             name=placement.name,
             fleet=placement.fleet,
@@ -263,6 +272,7 @@ class Replicas:
             seconds=round(up.seconds, 4),
             digest=digest,
             phases=up.phases,
+            spare=spare,
         )
         failpoint("replica.before_record", placement.name)
         try:

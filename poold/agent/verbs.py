@@ -17,6 +17,7 @@ from poold.agent.messages import (
     ImportImage,
     Logs,
     Observe,
+    PrepareSpare,
     Remove,
     Request,
     Restore,
@@ -30,6 +31,6 @@ REQUESTS: dict[str, type[Request[object]]] = {
     kind.verb: kind  # type: ignore[misc]
     for kind in (
         Observe, Start, Restore, Remove, Logs, Build, Capture, Resume, Stage, Discard,
-        StatBlob, FindImage, ExportImage, ImportImage, Examine, Measure,
+        StatBlob, FindImage, ExportImage, ImportImage, Examine, Measure, PrepareSpare,
     )
 }  # fmt: skip

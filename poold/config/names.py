@@ -10,7 +10,7 @@ from typing import Final
 
 NAME_RULE: Final = "lower-case letters, digits and dashes, 41 at most, no dash in front"
 NUMBER: Final = "{n}"
-RESERVED_PREFIXES: Final = ("poold-build-", "poold-proof-")  # containers of checkpoints being made
+RESERVED_PREFIXES: Final = ("poold-build-", "poold-proof-", "poold-spare-")  # containers of checkpoints being made
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 _COUNTED = re.compile(r"[1-9][0-9]*")  # replicas are counted from 1, without leading zeros

@@ -161,7 +161,7 @@ class Replica:
     host: Optional[HostName] = None
     address: Optional[str] = None  # "10.77.0.11:20000", where clients reach it
     container_id: Optional[str] = None
-    method: Optional[Literal["cold", "restore", "move"]] = None
+    method: Optional[Literal["cold", "restore", "spare", "move"]] = None
     generation: Optional[int] = None
     started_at: Optional[float] = None
     seconds: Optional[float] = None  # action begun -> first successful probe

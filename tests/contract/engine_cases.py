@@ -230,6 +230,60 @@ async def a_paused_container_answers_when_it_runs_on(bench: Bench) -> None:
     assert await asyncio.wait_for(asked, 10) == 0
 
 
+async def a_paused_container_gets_another_name_and_runs_on(bench: Bench) -> None:
+    """Its id, ports and memory stay; the old name is free, and nobody else's name is taken."""
+    container_id = await bench.start()
+    await bench.count()
+    await bench.quiet(container_id)
+    await bench.engine.pause(NAME)
+    await bench.engine.rename(NAME, COPY)
+    found = await bench.engine.find(COPY)
+    assert found is not None
+    assert found.container_id == container_id
+    assert found in await bench.engine.containers()
+    assert await bench.engine.find(NAME) is None
+    await bench.engine.unpause(container_id)
+    await bench.answers(container_id, 23100)
+    assert await bench.count() == 1
+    assert (await problem(bench.engine.rename(NAME, "contract-3"))).code == "engine.no-container"
+    other = await bench.start(NAME, 23101)
+    assert (await problem(bench.engine.rename(NAME, COPY))).code == "engine.name-taken"
+    left = await bench.engine.find(NAME)
+    assert left is not None
+    assert left.container_id == other
+
+
+async def a_restored_container_gets_another_name_while_paused(bench: Bench) -> None:
+    archive = await bench.freeze(await bench.start())
+    await bench.engine.remove(NAME, stop_timeout_seconds=0)
+    copy = await bench.engine.restore(archive, NAME, published(23101), deadline_seconds=60)
+    await bench.answers(copy, 23101)
+    watching = asyncio.ensure_future(bench.engine.lost(copy))
+    await bench.engine.pause(copy)
+    await bench.engine.rename(NAME, COPY)
+    await bench.engine.unpause(copy)
+    await bench.answers(copy, 23101)
+    found = await bench.engine.find(COPY)
+    assert found is not None
+    assert (found.container_id, found.running) == (copy, True)
+    assert not watching.done()
+    again = bench.engine.restore(archive, COPY, published(23102), deadline_seconds=60)
+    assert (await problem(again)).code == "engine.name-taken"
+    second = await bench.engine.restore(archive, NAME, published(23102), deadline_seconds=60)
+    assert second != copy, "the old name is free"
+    assert await bench.engine.remove(COPY, stop_timeout_seconds=1)
+    assert await asyncio.wait_for(watching, 10) == "its first process ended"
+
+
+async def a_paused_container_is_removed_at_once(bench: Bench) -> None:
+    archive = await bench.freeze(await bench.start())
+    copy = await bench.engine.restore(archive, COPY, published(23101), deadline_seconds=60)
+    await bench.answers(copy, 23101)
+    await bench.engine.pause(copy)
+    assert await bench.engine.remove(copy, stop_timeout_seconds=0)
+    assert await bench.engine.find(copy) is None
+
+
 async def a_copy_is_all_that_its_original_was(bench: Bench) -> None:
     """Everything that can be asked of a container can be asked of a restored one."""
     archive = await bench.freeze(await bench.start())
@@ -313,6 +367,9 @@ CASES: dict[str, Callable[[Bench], Awaitable[None]]] = {
         a_command_inside_gets_its_input_and_tells_its_status,
         an_open_connection_is_seen,
         a_paused_container_answers_when_it_runs_on,
+        a_paused_container_gets_another_name_and_runs_on,
+        a_restored_container_gets_another_name_while_paused,
+        a_paused_container_is_removed_at_once,
         a_copy_is_all_that_its_original_was,
         a_copy_is_frozen_and_restored_like_its_original,
         an_image_comes_back_with_its_content_id,

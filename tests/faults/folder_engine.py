@@ -74,6 +74,20 @@ class FolderEngine:
             self._path(box["name"]).unlink()
         return box is not None
 
+    async def pause(self, name: str) -> None:
+        self._write({**self._known(name), "paused": True})
+
+    async def unpause(self, name: str) -> None:
+        self._write({**self._known(name), "paused": False})
+
+    async def rename(self, name: str, new_name: str) -> None:
+        box = self._known(name)
+        if self._find(new_name) not in (None, box):
+            raise Permanent("engine.name-taken", f"cannot rename {name}: {new_name} is taken")
+        renamed = self._path(box["name"])
+        renamed.write_text(json.dumps({**box, "name": new_name}))
+        renamed.replace(self._path(new_name))
+
     async def wait_exit(self, container_id: str) -> None:
         await asyncio.Event().wait()
 

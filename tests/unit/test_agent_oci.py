@@ -352,3 +352,32 @@ def test_how_a_box_is_written_is_how_it_is_read(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "containers" / BOX.container_id / "box.json").read_text())
     assert written["published"] == [{"container_port": 1, "host_port": 2, "address": "::1"}]
     assert Boxes(tmp_path).find("hello1") == boxes.find("hello1")
+
+
+def test_a_box_is_renamed_in_one_step(tmp_path: Path) -> None:
+    """The old name is free at once; another box's name is refused and nothing changes."""
+    boxes = Boxes(tmp_path)
+    boxes.add(BOX)
+    boxes.add(replace(BOX, container_id="d" * 64, name="hello2"))
+    with pytest.raises(Permanent) as caught:
+        boxes.rename(BOX, "hello2")
+    assert caught.value.code == "engine.name-taken"
+    assert boxes.find("hello1") == BOX
+    renamed = boxes.rename(BOX, "hello3")
+    assert renamed == replace(BOX, name="hello3")
+    assert (boxes.find("hello3"), boxes.find("hello1")) == (renamed, None)
+    assert sorted(path.name for path in (tmp_path / "names").iterdir()) == ["hello2", "hello3"]
+
+
+@pytest.mark.parametrize("link", ["hello1", "hello3"])
+def test_a_link_that_a_crash_left_of_a_renaming_is_nobodys(link: str, tmp_path: Path) -> None:
+    """Claimed and not written, or written and not let go: the box itself says its name."""
+    boxes = Boxes(tmp_path)
+    boxes.add(BOX)
+    if link == "hello1":
+        boxes.rename(BOX, "hello2")
+    (tmp_path / "names" / link).symlink_to(BOX.container_id)
+    assert boxes.find(link) is None
+    boxes.prune_names()
+    kept = [path.name for path in (tmp_path / "names").iterdir()]
+    assert kept == (["hello2"] if link == "hello1" else ["hello1"])

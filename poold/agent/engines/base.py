@@ -131,6 +131,12 @@ class Engine(Protocol):
     async def unpause(self, name: str) -> None:
         """Let a paused container run on."""
 
+    async def rename(self, name: str, new_name: str) -> None:
+        """Give a container, paused or not, another name in one step; its id and ports stay.
+
+        "engine.name-taken" and "engine.no-container" leave everything as it was.
+        """
+
     async def wait_exit(self, container_id: str) -> None:
         """Return when the container's first process has ended; cancelled otherwise."""
 

@@ -18,7 +18,7 @@ from poold.errors import Permanent, Temporary
 
 @dataclass
 class Fault:
-    """What goes wrong: `step` (run, checkpoint, restore, thaw, remove) of names like `name`.
+    """What goes wrong: `step` (an engine's call, such as run or restore) of names like `name`.
 
     Kinds: "fail" raises; "hang" takes an hour; "mute" comes up and never listens; "exit" comes up
     and ends at once; "slow" takes `seconds` longer. `times` bounds how often; negative: always.

@@ -160,14 +160,25 @@ class MemoryEngine:
 
     async def pause(self, name: str) -> None:
         """See Engine: connections are accepted and nothing is answered."""
-        self._known(name).running_on = asyncio.Event()
+        box = self._known(name)
+        await self._faults.strike("pause", box.name, 60.0)
+        box.running_on = asyncio.Event()
 
     async def unpause(self, name: str) -> None:
         """See Engine."""
         box = self._known(name)
+        await self._faults.strike("unpause", box.name, 60.0)
         if box.running_on is not None:
             box.running_on.set()
             box.running_on = None
+
+    async def rename(self, name: str, new_name: str) -> None:
+        """See Engine."""
+        box = self._known(name)
+        await self._faults.strike("rename", box.name, 60.0)
+        if self._find(new_name) not in (None, box):
+            raise Permanent("engine.name-taken", f"cannot rename {name}: {new_name} is taken")
+        box.name = new_name
 
     async def wait_exit(self, container_id: str) -> None:
         """See Engine."""

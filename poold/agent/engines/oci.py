@@ -265,7 +265,7 @@ class OciEngine:
         if found is None:
             await self._podman.pause(name)
         else:
-            runtime.freeze_group(found[1], frozen=True)
+            _freeze(*found, frozen=True)
 
     async def unpause(self, name: str) -> None:
         """See Engine."""
@@ -273,7 +273,16 @@ class OciEngine:
         if found is None:
             await self._podman.unpause(name)
         else:
-            runtime.freeze_group(found[1], frozen=False)
+            _freeze(*found, frozen=False)
+
+    async def rename(self, name: str, new_name: str) -> None:
+        """See Engine."""
+        found = await self._box(name)
+        await self._require_free(new_name)
+        if found is None:
+            await self._podman.rename(name, new_name)
+        else:
+            (await self._required()).rename(found[0], new_name)
 
     # -- inside a container -----------------------------------------------------------------------
 
@@ -402,6 +411,14 @@ class OciEngine:
         self._restored[restored.container_id] = restored
         for old in list(self._restored)[:-_REMEMBERED]:
             del self._restored[old]
+
+
+def _freeze(box: Box, places: Places, *, frozen: bool) -> None:
+    """Freeze or thaw all processes of a box."""
+    try:
+        runtime.freeze_group(places, frozen=frozen)
+    except OSError as error:
+        raise runtime.not_running(box.name, runtime.status(places)) from error
 
 
 async def _in_thread(work: Callable[..., T], *arguments: Any) -> T:

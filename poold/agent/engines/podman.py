@@ -134,6 +134,14 @@ class PodmanEngine:
         """See Engine."""
         await check([self._program, "unpause", name], deadline_seconds=_QUERY_SECONDS)
 
+    async def rename(self, name: str, new_name: str) -> None:
+        """See Engine."""
+        finished = await run(
+            [self._program, "rename", name, new_name], deadline_seconds=_QUERY_SECONDS
+        )
+        if finished.status != 0:
+            raise words.explain_rename(finished, name, new_name)
+
     async def wait_exit(self, container_id: str) -> None:
         """See Engine."""
         pid = await self._pid(container_id)

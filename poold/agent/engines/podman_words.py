@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from poold.agent.engines.base import Container, Launch, Published, Versions
 from poold.agent.process import Finished
-from poold.errors import Permanent, Problem, Temporary
+from poold.errors import Permanent, Problem, Refused, Temporary
 
 _NO_IMAGE = (
     "pinging container registry", "image not known", "manifest unknown", "short-name",
@@ -187,6 +187,23 @@ def explain_restore(finished: Finished, name: str) -> Optional[Problem]:
             detail=finished.error_text,
         )
     return common
+
+
+def explain_rename(finished: Finished, name: str, new_name: str) -> Problem:
+    """Say why podman did not rename a container."""
+    said = finished.error_text
+    if "no such container" in said.lower() or "no container with name" in said.lower():
+        return Refused("engine.no-container", f"cannot find the container {name}", detail=said)
+    if "already in use" in said:
+        return Permanent(
+            "engine.name-taken", f"cannot rename {name}: {new_name} is taken", detail=said
+        )
+    return Temporary(
+        "engine.rename-failed",
+        f"cannot rename the container {name} to {new_name}",
+        hint=f"run it by hand: {finished.command}",
+        detail=said,
+    )
 
 
 def explain_start(finished: Finished, launch: Launch) -> Problem:

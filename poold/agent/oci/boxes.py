@@ -123,6 +123,17 @@ class Boxes:
                 if not each.name.startswith(".") and self.read(each.name) is None
             )
 
+    def prune_names(self) -> None:
+        """Take away links to boxes that are gone or have another name: a crash left them."""
+        if not self._names.exists():
+            return
+        with self._locked():
+            for link in self._names.iterdir():
+                with contextlib.suppress(OSError):
+                    box = self.read(str(link.readlink()))
+                    if box is None or box.name != link.name:
+                        link.unlink()
+
     def read(self, container_id: str) -> Optional[Box]:
         """Return the box of that id."""
         with contextlib.suppress(OSError, ValueError, Problem):
@@ -171,6 +182,20 @@ class Boxes:
             self._write(named)
         return named
 
+    def rename(self, box: Box, name: str) -> Box:
+        """Give a box another name; Permanent("engine.name-taken").
+
+        What is written of the box decides which name it has: a link that says otherwise was left by
+        a crash, here before or after, and is nobody's.
+        """
+        renamed = Box(**{**box.__dict__, "name": name})
+        with self._locked():
+            if name != box.name:
+                self._link(renamed)
+                self._write(renamed)
+                self._unlink(box)
+        return renamed
+
     def write(self, box: Box) -> None:
         """Replace what is written of a box."""
         self._write(box)
@@ -184,10 +209,7 @@ class Boxes:
                 _delete(entry)
         with self._locked():
             if box is not None and box.name:
-                link = self._names / box.name
-                with contextlib.suppress(OSError):
-                    if str(link.readlink()) == container_id:
-                        link.unlink()
+                self._unlink(box)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _add(self, box: Box) -> Places:
@@ -213,6 +235,12 @@ class Boxes:
                 )
             link.unlink()  # a crash left it between the claim and the box
         link.symlink_to(box.container_id)
+
+    def _unlink(self, box: Box) -> None:
+        link = self._names / box.name
+        with contextlib.suppress(OSError):
+            if str(link.readlink()) == box.container_id:
+                link.unlink()
 
     def _write(self, box: Box) -> None:
         data = json.dumps(asdict(box)).encode()

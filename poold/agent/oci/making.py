@@ -110,6 +110,16 @@ class Maker:
         self._write_names(box, stage)
         return Slot(box, slot.held)
 
+    def rename(self, box: Box, name: str) -> None:
+        """Give a box another name, in one step; then tell it inside, as far as it listens."""
+        self._require_name(name)
+        renamed = self.host.boxes.rename(box, name)
+        failpoint("oci.renamed", name)
+        stage = self.host.stages.of(box.stage)
+        with contextlib.suppress(OSError):  # it ended: whoever renames it will see that
+            self._write_names(renamed, stage)
+            kernel.name_host(self.places(box).pid(), name)
+
     async def thaw_in_place(self, box: Box, places: Places, *, deadline_seconds: float) -> None:
         """Let a frozen box run on from its own images."""
         if not places.images.exists():
@@ -142,6 +152,7 @@ class Maker:
         boxes = self.host.boxes
         for rubbish in boxes.rubbish():
             boxes.forget(rubbish)
+        boxes.prune_names()
         for box in boxes.all():
             if not box.name and not self._is_at_work(box):
                 with contextlib.suppress(Problem, OSError):
