@@ -36,10 +36,10 @@ from poold.model.fleet import (
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
-Method = Literal["cold", "restore"]
+Method = Literal["cold", "restore", "spare"]
 Outcome = Literal["success", "failure"]
 M = TypeVar("M", Counter, Histogram)
-Step = Literal["previous-generation", "cold"]  # rungs of the ladder below a restore
+Step = Literal["restore", "previous-generation", "cold"]  # where a step down the ladder leads
 TransferKind = Literal["generation", "image", "capture"]
 
 # From a restore in milliseconds to the slowest cold start.

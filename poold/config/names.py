@@ -10,7 +10,8 @@ from typing import Final
 
 NAME_RULE: Final = "lower-case letters, digits and dashes, 41 at most, no dash in front"
 NUMBER: Final = "{n}"
-RESERVED_PREFIXES: Final = ("poold-build-", "poold-proof-", "poold-spare-")  # containers of checkpoints being made
+# Containers of checkpoints being made, and replicas that nobody wished for yet.
+RESERVED_PREFIXES: Final = ("poold-build-", "poold-proof-", "poold-spare-")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 _COUNTED = re.compile(r"[1-9][0-9]*")  # replicas are counted from 1, without leading zeros

@@ -55,6 +55,8 @@ class Pool:
     liveness: Optional[Liveness] = None  # None: a replica lives as long as its container runs
     roll: RollSettings = field(default_factory=RollSettings)
     balancer: Optional[Behind] = None  # None: poold tells nobody where its replicas are
+    spares: int = 0  # restored ahead on each host, ready and frozen, under no number yet
+    spare_max_age_seconds: float = 3600.0  # then it is replaced by a fresh one
 
     def replica(self, number: int) -> ReplicaName:
         """Return the name of the replica with that number, counted from 1."""

@@ -137,7 +137,8 @@ class TakeDown:
 class BringUp:
     """Bring a name up on its host by one rung of the ladder, `cold` or a generation.
 
-    `failed_rungs` are those that failed before and `reason` says how.
+    `failed_rungs` are those that failed before and `reason` says how. `spare` is one of that
+    generation which waits on the host: it is claimed rather than another one restored.
     """
 
     name: ReplicaName
@@ -146,6 +147,7 @@ class BringUp:
     generation: int | None
     failed_rungs: tuple[str, ...] = ()
     reason: str = ""
+    spare: str = ""
 
     @property
     def rung(self) -> str:
@@ -169,6 +171,20 @@ class Thaw:
     def subject(self) -> str:
         """What is owned by this action."""
         return replica_subject(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSpare:
+    """Restore one more of a generation on a host, and freeze it until somebody needs it."""
+
+    host: HostName
+    digest: Digest
+    generation: int
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action: one at a time on a host."""
+        return spare_subject(self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +266,7 @@ Remote = (
     TakeDown
     | BringUp
     | Thaw
+    | MakeSpare
     | MakeGeneration
     | SendImage
     | SendGeneration
@@ -274,6 +291,11 @@ def replica_subject(name: str) -> str:
 def stray_subject(name: str, host: HostName) -> str:
     """Return what the removal of a fenced host's container owns: not the name itself."""
     return f"stray:{name}@{host}"
+
+
+def spare_subject(host: HostName) -> str:
+    """Return what preparing a spare owns: a host, for its pool."""
+    return f"spare:{host}"
 
 
 def build_subject(fingerprint: str, apart: HostName | None = None) -> str:

@@ -7,7 +7,7 @@ Pure. In: a snapshot in which what is redundant is going already. Out: replicas 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from poold.model.fleet import HostName, Pool, PoolName, ReplicaName
@@ -16,6 +16,7 @@ from poold.reconcile.ladder import Exhausted, Rung, next_rung
 from poold.reconcile.place import Candidate, place
 from poold.reconcile.quarantine import barred
 from poold.reconcile.snapshot import HostView, Snapshot
+from poold.reconcile.spares import Offers
 from poold.store import Assignment, Wish, name_taken
 
 
@@ -27,8 +28,20 @@ class Notes:
     failed: dict[ReplicaName, dict[str, Any]] = field(default_factory=dict)
 
 
-def bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Iterator[BringUp]:
-    """Return what is missing and can come up now; say in `notes` why the rest cannot."""
+def bring_ups(
+    snapshot: Snapshot, pool: Pool, now: float, notes: Notes, offers: Offers
+) -> Iterator[BringUp]:
+    """Return what is missing and can come up now; say in `notes` why the rest cannot.
+
+    Who is to be restored where a spare waits gets one of `offers`.
+    """
+    for action in _bring_ups(snapshot, pool, now, notes, offers):
+        yield replace(action, spare=offers.take(action.host, action.digest))
+
+
+def _bring_ups(
+    snapshot: Snapshot, pool: Pool, now: float, notes: Notes, offers: Offers
+) -> Iterator[BringUp]:
     moving = {move.name for move in snapshot.moves}
     assigned = snapshot.assigned()
     homeless = []
@@ -43,7 +56,7 @@ def bring_ups(snapshot: Snapshot, pool: Pool, now: float, notes: Notes) -> Itera
         action = _again(snapshot, assigned[name], now, notes)
         if action is not None:
             yield action
-    placed = place(homeless, _candidates(snapshot, pool, homeless, now))
+    placed = place(homeless, _candidates(snapshot, pool, homeless, now, offers))
     for name, reason in placed.refused.items():
         if reason.startswith("cannot"):
             notes.failed[name] = {
@@ -108,7 +121,7 @@ def _closed(snapshot: Snapshot, pool: Pool) -> list[str]:
 
 
 def _candidates(
-    snapshot: Snapshot, pool: Pool, homeless: Collection[Wish], now: float
+    snapshot: Snapshot, pool: Pool, homeless: Collection[Wish], now: float, offers: Offers
 ) -> list[Candidate]:
     if not homeless:
         return []
@@ -127,6 +140,9 @@ def _candidates(
                 host=name,
                 room=host.max_replicas - host.others - count,
                 of_pool=count,
+                spares=offers.count(name, usable[0].digest)
+                if offers.by_host and (usable := snapshot.usable_on(host))
+                else 0,
                 load=host.others + count,
                 staged=bool(usable := snapshot.usable_on(host))
                 and usable[0].digest in host.staged

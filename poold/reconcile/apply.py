@@ -21,6 +21,7 @@ from poold.agent.messages import (
     FindImage,
     ImageFacts,
     Placement,
+    PrepareSpare,
     Progress,
     Remove,
     Request,
@@ -37,6 +38,7 @@ from poold.reconcile.actions import (
     BringUp,
     DropGeneration,
     MakeGeneration,
+    MakeSpare,
     Remote,
     SendGeneration,
     SendImage,
@@ -62,6 +64,7 @@ SUBJECTS = {
     "build": "building a generation",
     "generation": "sending a generation",
     "image": "sending the image",
+    "spare": "preparing a spare",
 }
 DAMAGED = frozenset({"generation.damaged", "blob.damaged", "generation.not-received"})
 
@@ -112,19 +115,22 @@ class Apply:
         """Do one action to its end. Cancelled, its open intent is finished by the next cycle."""
         match action:
             case TakeDown():
-                request: Request[Any] = Remove(
-                    fleet=self.config().daemon.fleet,
-                    name=action.name,
-                    container_id=action.container_id,
-                    stop_timeout_seconds=pool.application.stop_timeout_seconds,
+                await self.take_down(
+                    pool.name, action, stop_timeout_seconds=pool.application.stop_timeout_seconds
                 )
-                await self.finish(self._intend(pool.name, action.host, action.subject, request))
             case BringUp():
                 await self._bring_up(pool, action)
             case Thaw():
-                request = Resume(
+                request: Request[Any] = Resume(
                     placement=self._placement(pool, action.host, action.name),
                     application=pool.application,
+                )
+                await self.finish(self._intend(pool.name, action.host, action.subject, request))
+            case MakeSpare():
+                request = PrepareSpare(
+                    placement=self._placement(pool, action.host, pool.name),
+                    application=pool.application,
+                    digest=action.digest,
                 )
                 await self.finish(self._intend(pool.name, action.host, action.subject, request))
             case MakeGeneration():
@@ -143,6 +149,18 @@ class Apply:
                 await self.finish(self._intend(pool.name, action.host, action.subject, request))
             case AdvanceMove():
                 await self._advance(pool, action)
+
+    async def take_down(
+        self, pool: PoolName, action: TakeDown, *, stop_timeout_seconds: int
+    ) -> None:
+        """Remove a container, also of a pool that left the configuration."""
+        request = Remove(
+            fleet=self.config().daemon.fleet,
+            name=action.name,
+            container_id=action.container_id,
+            stop_timeout_seconds=stop_timeout_seconds,
+        )
+        await self.finish(self._intend(pool, action.host, action.subject, request))
 
     async def finish(self, intent: Intent) -> None:
         """Ask for a recorded action's outcome and fold it; the failure is folded, not raised.
@@ -235,7 +253,10 @@ class Apply:
             request = Start(placement=placement, application=pool.application)
         else:
             request = Restore(
-                placement=placement, application=pool.application, digest=action.digest
+                placement=placement,
+                application=pool.application,
+                digest=action.digest,
+                spare=action.spare,
             )
         LOG.debug("%s", describe(action), extra={"action": "bring_up", "pool": pool.name})
         await self.finish(self._intend(pool.name, action.host, action.subject, request))

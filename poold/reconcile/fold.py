@@ -16,6 +16,7 @@ from poold.agent.failpoints import failpoint
 from poold.agent.messages import (
     Build,
     Discard,
+    PrepareSpare,
     Remove,
     Restore,
     Resume,
@@ -24,6 +25,7 @@ from poold.agent.messages import (
     Start,
     Started,
 )
+from poold.agent.spares import spare_name
 from poold.errors import Problem, Refused
 from poold.model.fleet import Digest, PoolName
 from poold.reconcile.actions import (
@@ -86,6 +88,10 @@ class Fold:
                 self._world.gone(intent.host, request.name, request.container_id)
                 self._backoff.worked(intent.pool, removal_key(request.name))
                 LOG.info("removed %s", request.name, extra=_extra("removed", intent))
+            case PrepareSpare():
+                self._close(intent)
+                self._world.started(intent.host, intent.pool, answer, request.digest, role="spare")
+                self._backoff.worked(intent.pool, intent.subject)
             case Build():
                 self._built(intent, request, answer)
             case Discard():
@@ -117,6 +123,16 @@ class Fold:
                 self._close(intent)
                 self._world.unsure(intent.host, request.name)
                 self._note(intent, removal_key(request.name), problem)
+            case PrepareSpare():
+                with self._store.transaction():
+                    self._close(intent)
+                    if blames_generation(problem):
+                        self._quarantine(intent, request.digest, problem)
+                self._world.unsure(intent.host, spare_name(intent.action))
+                self._backoff.failed(
+                    intent.pool, intent.subject, problem, definite=not passing(problem),
+                    base_seconds=BUILD_BASE_SECONDS, cap_seconds=BUILD_CAP_SECONDS,
+                )  # fmt: skip
             case Build():
                 with self._store.transaction():
                     self._close(intent)
@@ -166,11 +182,14 @@ class Fold:
                 self._pardon(intent, digest)
             failpoint("fold.before_commit", request.verb)
         self._world.started(intent.host, intent.pool, started, digest)
+        if isinstance(request, Restore) and request.spare and not started.spare:
+            self._world.unsure(intent.host, request.spare)
+            self._recorder.fell_back(intent.pool, "restore")
         self._backoff.worked(intent.pool, intent.subject)
         self._backoff.worked(intent.pool, avoid_key(started.name, intent.host))
         self._recorder.replica_started(
             intent.pool,
-            method="cold" if started.method == "cold" else "restore",
+            method="restore" if started.method == "move" else started.method,
             outcome="success",
             seconds=started.seconds,
             phases=started.phases,
@@ -207,6 +226,8 @@ class Fold:
             if isinstance(request, Restore) and blames_generation(problem):
                 self._quarantine(intent, request.digest, problem)
         self._world.unsure(intent.host, name)
+        if isinstance(request, Restore) and request.spare:
+            self._world.unsure(intent.host, request.spare)
         self._backoff.failed(intent.pool, intent.subject, problem, definite=definite)
         if COLD in lost:
             self._backoff.failed(

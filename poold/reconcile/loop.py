@@ -33,6 +33,7 @@ from poold.reconcile.actions import (
     Remote,
     SendGeneration,
     SendImage,
+    TakeDown,
 )
 from poold.reconcile.apply import PER_HOST, Apply
 from poold.reconcile.ask import Asker
@@ -427,6 +428,9 @@ class Loop:
     def _begin(self, pool: PoolName, action: Remote) -> None:
         found = self._records.pool(pool)
         if found is None:
+            if isinstance(action, TakeDown):  # a spare that nobody will ever need
+                remove = partial(self._apply.take_down, pool, action, stop_timeout_seconds=0)
+                self._launch(pool, action.subject, describe(action), remove, {action.host})
             return
         try:
             self._apply.reserve(found, action)

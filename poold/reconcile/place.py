@@ -18,7 +18,8 @@ from poold.store import Wish
 class Candidate:
     """A host that may take replicas of the pool.
 
-    `room` is how many more it takes at all; `of_pool` how many of this pool it has. It must not
+    `room` is how many more it takes at all; `of_pool` how many of this pool it has, `spares` how
+    many wait there to be claimed. It must not
     take the names in `taken` (somebody else's container has them) and rather not those in `avoid`
     (they failed there lately).
     """
@@ -26,6 +27,7 @@ class Candidate:
     host: HostName
     room: int
     of_pool: int = 0
+    spares: int = 0
     load: int = 0
     staged: bool = False
     taken: frozenset[str] = frozenset()
@@ -41,7 +43,7 @@ class Placed:
 
 
 def place(wishes: Iterable[Wish], candidates: Iterable[Candidate]) -> Placed:
-    """Spread names over hosts: pins first, then fewest of the pool, staged, least loaded, by name.
+    """Spread names over hosts: pins first, then fewest of the pool, a spare, staged, least loaded.
 
     A name's number decides nothing; pinned names are served first, so that a free one does not
     take the last room from them.
@@ -51,17 +53,18 @@ def place(wishes: Iterable[Wish], candidates: Iterable[Candidate]) -> Placed:
     room = {host: candidate.room for host, candidate in hosts.items()}
     given = dict.fromkeys(hosts, 0)
 
-    def rank(name: ReplicaName, host: HostName) -> tuple[bool, int, bool, int, HostName]:
+    def rank(name: ReplicaName, host: HostName) -> tuple[bool, int, bool, bool, int, HostName]:
         candidate = hosts[host]
         return (
             name in candidate.avoid,
             candidate.of_pool + given[host],
+            candidate.spares <= given[host],
             not candidate.staged,
             candidate.load + given[host],
             host,
         )
 
-    def key(host: HostName) -> tuple[int, bool, int, HostName]:
+    def key(host: HostName) -> tuple[int, bool, bool, int, HostName]:
         return rank(ReplicaName(""), host)[1:]
 
     # The hosts by rank, so that thousands of names are not each compared on hundreds of hosts. A

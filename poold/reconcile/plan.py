@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from poold.agent.messages import ContainerFact
 from poold.balancers.base import Server
 from poold.model.fleet import Pool, Replica, ReplicaName, RollStatus
-from poold.reconcile import rolling, traffic
+from poold.reconcile import rolling, spares, traffic
 from poold.reconcile.actions import (
     AdvanceMove,
     DropGeneration,
@@ -75,6 +75,8 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
     notes = Notes()
     actions: list[Remote] = []
     held = traffic.Held()
+    leaving = tuple(spares.given_up(snapshot, now))
+    actions += leaving
     if snapshot.pool is not None:
         removals = (*_moves(snapshot, now), *_take_downs(snapshot, now))
         held = traffic.hold(snapshot, removals, now)
@@ -83,7 +85,9 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         actions += _builds(snapshot, snapshot.pool, now)
         actions += _images(snapshot, snapshot.pool, now)
         actions += _sends(snapshot, snapshot.pool, now)
-        actions += bring_ups(snapshot, snapshot.pool, now, notes)
+        offers = spares.offers(snapshot, now, leaving)
+        actions += bring_ups(snapshot, snapshot.pool, now, notes, offers)
+        actions += spares.missing(snapshot, snapshot.pool, now, actions)
     after = snapshot.acting({action.subject: describe(action) for action in actions})
     replicas = traffic.draining(shown(after, notes.waiting, notes.failed), held)
     return Plan(
@@ -102,6 +106,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
 def _wake_at(snapshot: Snapshot, now: float) -> float | None:
     times = [retry.at for retry in snapshot.retries.values() if retry.at > now]
     times += [entry.until for entry in snapshot.quarantine.values() if entry.until > now]
+    times += spares.grow_old_at(snapshot, now)
     times += [h.closed_until for h in snapshot.hosts.values() if h.closed_until is not None]
     if not snapshot.first_wished:
         times.append(max(now + 0.1, snapshot.seen_at + INTRODUCTION_SECONDS))
@@ -145,6 +150,7 @@ def _take_downs(snapshot: Snapshot, now: float) -> Iterator[TakeDown | Thaw]:
                 continue
             if (
                 not fact.ours
+                or fact.role == "spare"
                 or fact.name in moving
                 or fact.name in host.unsure
                 or subject in claimed
@@ -168,7 +174,7 @@ def _is_stray(snapshot: Snapshot, host: HostView, fact: ContainerFact) -> bool:
     """Whether a container came back with a fenced host though its name lives elsewhere."""
     assignment = snapshot.assigned().get(ReplicaName(fact.name))
     elsewhere = assignment is not None and assignment.host != host.name
-    return host.fenced and fact.ours and fact.role not in ("build", "proof") and elsewhere
+    return host.fenced and fact.ours and fact.role not in ("build", "proof", "spare") and elsewhere
 
 
 def _clear_out(

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from poold.model.fleet import ChangeKind, HostName, Phases, PoolName
 
 Outcome = Literal["success", "failure"]
-Step = Literal["previous-generation", "cold"]
+Step = Literal["restore", "previous-generation", "cold"]
 
 
 class Recorder(Protocol):
@@ -17,7 +17,7 @@ class Recorder(Protocol):
         self,
         pool: PoolName,
         *,
-        method: Literal["cold", "restore"],
+        method: Literal["cold", "restore", "spare"],
         outcome: Outcome,
         seconds: float,
         phases: Phases,

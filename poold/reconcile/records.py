@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 from poold.agent.failpoints import failpoint
-from poold.agent.messages import ContainerFact, Started
+from poold.agent.messages import ContainerFact, Restore, Started
 from poold.config import Config
 from poold.model.fleet import (
     Digest,
@@ -117,6 +118,9 @@ class Records:
             served=known.served,
             unexplained=self._unexplained(name, configured, generations),
             traffic=traffic,
+            claimed=frozenset(
+                i.request.spare for i in intents if isinstance(i.request, Restore)
+            ).difference({""}),
         )
 
     def _configured(self, name: PoolName) -> str:
@@ -238,12 +242,12 @@ def _all_names(known: tuple[str, ...], pools: tuple[tuple[str, int], ...]) -> tu
 
 
 def _found(fact: ContainerFact) -> Started:
-    method = "restore" if fact.digest else "cold"
+    method: Literal["restore", "cold"] = "restore" if fact.digest else "cold"
     return Started(
         name=fact.name,
         container_id=fact.container_id,
         address=fact.address,
-        method="move" if fact.method == "move" else "cold" if method == "cold" else "restore",
+        method="move" if fact.method == "move" else "spare" if fact.method == "spare" else method,
         seconds=0.0,
         started_at=fact.started_at,
     )

@@ -13,6 +13,7 @@ from poold.reconcile.actions import (
     BringUp,
     DropGeneration,
     MakeGeneration,
+    MakeSpare,
     Remote,
     SendGeneration,
     SendImage,
@@ -34,12 +35,16 @@ def describe(action: Remote) -> str:
     match action:
         case BringUp(digest=None):
             return f"starting {action.name} cold on {action.host}"
+        case BringUp() if action.spare:
+            return f"claiming a spare for {action.name} on {action.host}"
         case BringUp():
             return f"restoring {action.name} on {action.host} from generation {action.generation}"
         case TakeDown():
             return f"removing {action.name} from {action.host}"
         case Thaw():
             return f"thawing {action.name} on {action.host}"
+        case MakeSpare():
+            return f"preparing a spare on {action.host} from generation {action.generation}"
         case MakeGeneration():
             return f"building a generation on {action.builder}"
         case SendImage():

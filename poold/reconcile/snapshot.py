@@ -61,6 +61,8 @@ class HostView:
     fenced: bool = False
     boot_id: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    memory_free_bytes: int | None = None
+    ahead_seconds: float = 0.0  # its clock before the daemon's
     _by_name: dict[str, ContainerFact] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -151,6 +153,7 @@ class Snapshot:
     served: str = ""
     traffic: Traffic | None = None  # None: no balancer is told of its replicas
     unexplained: tuple[int, ...] = ()  # generations of it, not known to be of what is configured
+    claimed: frozenset[str] = frozenset()  # spares that open actions were offered
     index: Index = field(default_factory=Index, init=False, repr=False, compare=False)
 
     def usable(self) -> tuple[Generation, ...]:

@@ -58,6 +58,7 @@ class _Host:
     disk_free_bytes: int | None = None
     disk_reserve_bytes: int | None = None
     memory_free_bytes: int | None = None
+    ahead_seconds: float = 0.0
     images: set[str] = field(default_factory=set)
     touched: dict[str, int] = field(default_factory=dict)
     unsure: dict[str, int] = field(default_factory=dict)
@@ -264,6 +265,8 @@ class World:
             fenced=mark is not None and mark.mark == "fenced",
             boot_id=known.boot_id,
             facts={**self._links[name].status.facts, **known.facts},
+            memory_free_bytes=known.memory_free_bytes,
+            ahead_seconds=known.ahead_seconds,
         )
 
     # -- listings ---------------------------------------------------------------------------------
@@ -295,6 +298,7 @@ class World:
         known.doubted = {k: t for k, t in known.doubted.items() if t > token or k in listed}
         known.heard, known.reason = True, ""
         known.boot_id, known.seen_at = seen.boot_id, self._clock()
+        known.ahead_seconds = seen.now - known.seen_at
         known.running_actions = frozenset(seen.running_actions)
         known.facts = dict(seen.facts)
         known.disk_free_bytes = seen.disk_free_bytes
@@ -314,8 +318,18 @@ class World:
 
     # -- outcomes ---------------------------------------------------------------------------------
 
-    def started(self, name: HostName, pool: str, started: Started, digest: str) -> None:
-        """Fold a replica that came up."""
+    def started(
+        self,
+        name: HostName,
+        pool: str,
+        started: Started,
+        digest: str,
+        *,
+        role: Literal["replica", "spare"] = "replica",
+    ) -> None:
+        """Fold a replica that came up, or a spare; one that was claimed is no spare any more."""
+        if started.spare:
+            self.gone(name, started.spare)
         self._touch(name, started.name)
         self._has(
             name,
@@ -324,7 +338,7 @@ class World:
                 container_id=started.container_id,
                 ours=True,
                 pool=pool,
-                role="replica",
+                role=role,
                 running=True,
                 status="running",
                 digest=digest,

@@ -30,6 +30,7 @@ from poold.agent.messages import (
     ImportImage,
     Observation,
     Observe,
+    PrepareSpare,
     Progress,
     Remove,
     Request,
@@ -43,6 +44,7 @@ from poold.agent.messages import (
     StatBlob,
 )
 from poold.balancers.base import Balancer, Left, Server, Shown, ShownServer
+from poold.agent.spares import spare_name
 from poold.checkpoints.seal import Sealer
 from poold.config import Config, DaemonConfig
 from poold.control import Control
@@ -225,7 +227,9 @@ class FakeHost:
                 self.started_with[request.placement.name] = request.application
                 return self._run(request.placement.name, request.placement.pool, "cold", "", 0)
             case Restore():
-                return self._restore(request)
+                return self._claim(request) or self._restore(request)
+            case PrepareSpare():
+                return self._prepare(request, action)
             case Remove():
                 return self._remove(request)
             case Build():
@@ -266,6 +270,28 @@ class FakeHost:
         name = request.placement.name
         self.did.append((request.method, name))
         return self._run(name, request.placement.pool, request.method, request.digest, counter)
+
+    def _prepare(self, request: PrepareSpare, action: str) -> Started:
+        name = spare_name(action)
+        placement = replace(request.placement, name=name)
+        made = self._restore(Restore(placement, request.application, request.digest))
+        self.did[-1] = ("spare", name)
+        self.containers[name] = replace(self.containers[name], role="spare")
+        return made
+
+    def _claim(self, request: Restore) -> Started | None:
+        fact = self.containers.get(request.spare)
+        if fact is None or not fact.ready or fact.digest != request.digest:
+            self.containers.pop(request.spare, None)
+            return None
+        name = request.placement.name
+        assert name not in self.containers, f"{name} is there twice"
+        self.did.append(("claim", name))
+        del self.containers[request.spare]
+        self.containers[name] = replace(fact, name=name, role="replica", method="spare")
+        return Started(
+            name, fact.container_id, fact.address, "spare", 0.02, {"thaw": 0.02}, 1.0, request.spare
+        )
 
     def _run(self, name: str, pool: str, method: Any, digest: str, counter: int) -> Started:
         known = self.containers.get(name)
