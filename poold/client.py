@@ -19,7 +19,7 @@ from poold import exchange
 from poold.errors import Permanent, Problem, Temporary
 from poold.exchange import DEFAULT_SOCKET, Where, is_unreachable
 from poold.model.events import AcceptedCall, Event, Explanation
-from poold.model.fleet import Change, Generation, HostStatus, PoolStatus, Replica
+from poold.model.fleet import Change, Generation, HostStatus, PoolStatus, Replica, Spare
 
 __all__ = ["DEFAULT_SOCKET", "Client", "Where", "is_unreachable"]
 
@@ -69,6 +69,14 @@ class Client:
         try:
             found = msgspec.convert(answer.get("replicas"), tuple[Replica, ...])
             return found, msgspec.convert(answer.get("revisions", {}), dict[str, int])
+        except msgspec.ValidationError as error:
+            raise _other_version(error) from error
+
+    def spares(self, pool: str | None = None) -> tuple[Spare, ...]:
+        """Return what was restored ahead of need."""
+        answer = self.get(_path("/v1/replicas", pool=pool), dict[str, Any])
+        try:
+            return msgspec.convert(answer.get("spares", ()), tuple[Spare, ...])
         except msgspec.ValidationError as error:
             raise _other_version(error) from error
 

@@ -32,6 +32,7 @@ from poold.model.fleet import (
     PoolStatus,
     Replica,
     ReplicaState,
+    SpareState,
 )
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -288,6 +289,7 @@ class _Gauges(Collector):
             )
         yield from _task_gauge()
         yield from self._replicas()
+        yield from self._spares()
         yield from self._rolls()
         yield from self._checkpoints()
         yield from self._host_gauges()
@@ -303,6 +305,16 @@ class _Gauges(Collector):
         yield _gauge(
             "poold_replicas_desired", "Replicas wished.", "pool", self.view.desired.items()
         )
+
+    def _spares(self) -> Iterator[Metric]:
+        spares = GaugeMetricFamily("poold_spares", "Spares by state.", labels=("pool", "state"))
+        for pool in self.view.pools:
+            for state in get_args(SpareState):
+                count = sum(spare.state == state for spare in pool.spares)
+                spares.add_metric((pool.name, state), count)
+        yield spares
+        wished = ((pool.name, pool.spares_wished) for pool in self.view.pools)
+        yield _gauge("poold_spares_desired", "Spares wished, on all hosts.", "pool", wished)
 
     def _rolls(self) -> Iterator[Metric]:
         replicas = GaugeMetricFamily(

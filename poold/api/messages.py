@@ -25,6 +25,7 @@ from poold.model.fleet import (
     PoolStatus,
     Replica,
     RollStatus,
+    Spare,
 )
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -176,6 +177,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     balancer: BalancerStatus | None  # who is behind it
     revision: int  # of what is wished; the ETag has it too
     replicas: tuple[Replica, ...]
+    spares_wished: int = 0  # on all hosts together
+    spares: tuple[Spare, ...] = ()
 
 
 class ScaleView(Struct, frozen=True, kw_only=True):
@@ -200,6 +203,7 @@ class ReplicaList(Struct, frozen=True):
 
     replicas: tuple[Replica, ...]
     revisions: dict[PoolName, int] = {}
+    spares: tuple[Spare, ...] = ()  # what has no number yet
 
 
 class HostList(Struct, frozen=True):

@@ -126,6 +126,8 @@ async def pool(ports: Ports, call: Call) -> Answer:
             balancer=status.balancer,
             revision=now.number,
             replicas=ports.world.replicas(configured.name),
+            spares_wished=status.spares_wished,
+            spares=status.spares,
         ),
         etag=now.tag,
     )
@@ -229,7 +231,8 @@ async def replicas(ports: Ports, call: Call) -> Answer:
     found = ports.world.replicas(wanted)
     named = {one.pool for one in found} | ({PoolName(wanted)} if wanted is not None else set())
     revisions = {pool: revision.of_pool(ports, pool).number for pool in sorted(named)}
-    return Answer(ReplicaList(found, revisions))
+    waiting = (one.spares for one in ports.world.pools() if wanted in (None, one.name))
+    return Answer(ReplicaList(found, revisions, tuple(each for some in waiting for each in some)))
 
 
 async def replica(ports: Ports, call: Call) -> Answer:

@@ -14,7 +14,7 @@ from poold.cli.ending import finish
 from poold.cli.examples import examples
 from poold.cli.failures import printable
 from poold.cli.output import print_json, print_table
-from poold.cli.replica_table import print_replicas
+from poold.cli.replica_table import print_replicas, print_spares
 from poold.cli.session import Session
 from poold.cli.tables import Column
 from poold.errors import problem_from_json
@@ -35,6 +35,7 @@ def status(session: Session, as_json: bool) -> None:
     columns = (
         Column("POOL"),
         Column("READY", right=True),
+        Column("SPARES", right=True),
         Column("GEN", right=True),
         Column("NOW"),
     )
@@ -42,6 +43,7 @@ def status(session: Session, as_json: bool) -> None:
         (
             pool.name,
             f"{pool.ready}/{pool.desired}",
+            _spares(pool),
             "" if pool.generation is None else str(pool.generation),
             pool.sentence,
         )
@@ -71,12 +73,17 @@ def status(session: Session, as_json: bool) -> None:
 @options.pool_argument(required=False)
 @options.question
 def ps(session: Session, pool: str | None, as_json: bool) -> None:
-    """List replicas, of one pool where it is given."""
-    replicas, revisions = session.client().revisions(pool)
+    """List replicas and spares, of one pool where it is given."""
+    client = session.client()
+    replicas, revisions = client.revisions(pool)
+    spares = client.spares(pool)
     if as_json:
-        print_json({"replicas": replicas, "revisions": revisions})
+        print_json({"replicas": replicas, "revisions": revisions, "spares": spares})
         return
     print_replicas(replicas)
+    if spares:
+        print()
+        print_spares(spares)
 
 
 @click.command(epilog=examples("poold hosts", "poold hosts --json"))
@@ -178,6 +185,12 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
         for generation in found
     ]
     print_table(columns, rows, empty=f"no generation yet; poold checkpoint {pool} makes one")
+
+
+def _spares(pool: PoolStatus) -> str:
+    """Say how many spares of how many wait; nothing of a pool that wishes for none."""
+    ready = sum(spare.state == "ready" for spare in pool.spares)
+    return f"{ready}/{pool.spares_wished}" if pool.spares or pool.spares_wished else ""
 
 
 def _use(pool: PoolStatus | None, number: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from poold.cli import tables
 from poold.cli.output import print_table
 from poold.cli.tables import Column
-from poold.model.fleet import Replica
+from poold.model.fleet import Replica, Spare
 
 _REPLICAS = (
     Column("NAME"),
@@ -43,3 +43,32 @@ def print_replicas(replicas: Sequence[Replica]) -> None:
         for replica in replicas
     ]
     print_table(_REPLICAS, rows, empty="no replicas")
+
+
+_SPARES = (
+    Column("SPARE"),
+    Column("STATE"),
+    Column("HOST"),
+    Column("ADDRESS"),
+    Column("GEN", right=True),
+    Column("AGE", right=True),
+    Column("NOTE"),
+)
+
+
+def print_spares(spares: Sequence[Spare]) -> None:
+    """Print spares as a table."""
+    now = time.time()
+    rows = [
+        (
+            spare.name,
+            spare.state,
+            spare.host,
+            spare.address,
+            "" if spare.generation is None else str(spare.generation),
+            tables.age(spare.started_at, now),
+            spare.reason,
+        )
+        for spare in spares
+    ]
+    print_table(_SPARES, rows, empty="no spares")

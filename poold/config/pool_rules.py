@@ -57,9 +57,11 @@ def names_in_common(pools: Mapping[PoolName, Pool]) -> Iterator[Mistake]:
 
 
 def _counts(pool: Pool, place: Place) -> Iterator[Mistake]:
-    for key, low in (("min", 0), ("replicas", 0), ("max", 0), ("keep_generations", 1)):
+    lows = {"min": 0, "replicas": 0, "max": 0, "keep_generations": 1, "spares": 0}
+    for key, low in lows.items():
         yield from at_least(low, getattr(pool, key), (*place, key))
     yield from positive(pool.keep_days, (*place, "keep_days"))
+    yield from positive(pool.spare_max_age_seconds, (*place, "spare_max_age_seconds"))
     yield from positive(pool.keep_bytes, (*place, "keep_bytes"))
     low_place, wish, high = ((*place, key) for key in ("min", "replicas", "max"))
     if pool.min > pool.max:

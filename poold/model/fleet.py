@@ -252,6 +252,23 @@ class RollStatus:
     reason: str = ""  # why it is paused
 
 
+SpareState = Literal["ready", "claimed", "removing", "failed"]
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A replica that was restored ahead of need and has no number yet."""
+
+    name: str  # its container's
+    host: HostName
+    state: SpareState
+    container_id: str
+    address: str  # where it will be reached
+    generation: Optional[int]
+    started_at: float  # by its host's clock
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class PoolStatus:
     """A pool in one line: how many replicas are wished, how many are ready, what goes on."""
@@ -265,3 +282,5 @@ class PoolStatus:
     roll: Optional[RollStatus] = None
     revision: int = 0  # of what is wished, where the API shows it: rises with every wish
     balancer: Optional[BalancerStatus] = None
+    spares: tuple[Spare, ...] = ()
+    spares_wished: int = 0  # on all hosts of the pool

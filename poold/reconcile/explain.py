@@ -18,12 +18,14 @@ from poold.reconcile.actions import (
     image_subject,
     removal_key,
     replica_subject,
+    spare_subject,
 )
 from poold.reconcile.ladder import why_none_fits
 from poold.reconcile.plan import Plan
 from poold.reconcile.quarantine import barred
 from poold.reconcile.shown import describe
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
+from poold.reconcile.spares import is_short_of_memory, spares_of
 
 
 def explain(
@@ -245,6 +247,9 @@ def _balancer(snapshot: Snapshot, decided: Plan) -> Iterator[Because]:
 def _how(replica: Replica) -> str:
     if replica.method == "move":
         return ", moved there"
+    if replica.method == "spare":
+        number = f" of generation {replica.generation}" if replica.generation else ""
+        return f", by claiming a spare{number}"
     if replica.method == "restore":
         number = f" {replica.generation}" if replica.generation else ""
         return f", restored from generation{number}"
@@ -266,6 +271,7 @@ def _hosts(snapshot: Snapshot, now: float) -> Iterator[Because]:
             continue
         yield _host(snapshot, view)
         yield from _sends(snapshot, view, now)
+        yield from _no_spare(snapshot, view, now)
         yield from _quarantine(snapshot, view, now)
 
 
@@ -280,6 +286,9 @@ def _host(snapshot: Snapshot, view: HostView) -> Because:
     full = ", which is all it may have" if total >= view.max_replicas else ""
     text = f"{view.name} is up: {count} of this pool, {view.others} of others{full}"
     text += f"; nothing new is placed there: {view.closed}" if view.closed else ""
+    waiting = len(spares_of(snapshot, view))
+    wished = snapshot.pool.spares if snapshot.pool and view.name in snapshot.pool.hosts else 0
+    text += f"; {waiting} of {_count(wished, 'spare')}" if waiting or wished else ""
     foreign = sorted(c.name for c in view.containers if not c.ours)
     text += f"; not ours, but named like ours: {', '.join(foreign)}" if foreign else ""
     return Because("host", view.name, "up", text)
@@ -299,6 +308,18 @@ def _sends(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Because]:
             text = f"bringing {name} to {view.name} failed: {_again(retry, now)}"
             due = _due(retry, now)
             yield Because("host", view.name, "failed", text, due, retry.evidence)
+
+
+def _no_spare(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Because]:
+    """Say why a spare could not be made."""
+    subject = spare_subject(view.name)
+    retry = snapshot.retries.get(subject)
+    if retry is not None and subject not in snapshot.busy:
+        text = f"preparing a spare on {view.name} failed: {_again(retry, now)}"
+        yield Because("host", view.name, "failed", text, _due(retry, now), retry.evidence)
+    elif snapshot.pool and snapshot.pool.spares and is_short_of_memory(snapshot, view, now, more=1):
+        text = f"no more spares are made on {view.name}: memory is short there"
+        yield Because("host", view.name, "short", text)
 
 
 def _quarantine(snapshot: Snapshot, view: HostView, now: float) -> Iterator[Because]:

@@ -23,6 +23,7 @@ from poold.model.fleet import (
     PoolStatus,
     ReplicaName,
 )
+from poold.reconcile import spares
 from poold.reconcile.actions import (
     COLD,
     Adopt,
@@ -226,6 +227,8 @@ class Records:
             sentence=decided.sentence,
             held=hold.number if hold else None,
             roll=decided.roll,
+            spares=spares.shown(snapshot),
+            spares_wished=snapshot.pool.spares * len(snapshot.pool.hosts) if snapshot.pool else 0,
         )
         self.world.planned(status, decided.replicas)
 

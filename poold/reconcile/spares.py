@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from poold.agent.messages import ContainerFact
-from poold.model.fleet import Digest, Generation, HostName, Pool, ReplicaName
+from poold.model.fleet import Digest, Generation, HostName, Pool, ReplicaName, Spare, SpareState
 from poold.reconcile.actions import (
     BringUp,
     MakeSpare,
@@ -217,6 +217,35 @@ def _is_at_work(snapshot: Snapshot, actions: tuple[Remote, ...]) -> bool:
 def _restorable(snapshot: Snapshot, host: HostView, now: float) -> Generation | None:
     rung = next_rung(snapshot, host, (), now)
     return rung.generation if isinstance(rung, Rung) else None
+
+
+# -- showing --------------------------------------------------------------------------------------
+
+
+def shown(snapshot: Snapshot) -> tuple[Spare, ...]:
+    """Return the pool's spares, by host and name."""
+    numbers = {generation.digest: generation.number for generation in snapshot.generations}
+    return tuple(
+        _spare(snapshot, host, fact, numbers.get(Digest(fact.digest)))
+        for host in sorted(snapshot.hosts.values(), key=lambda h: h.name)
+        for fact in sorted(host.containers, key=lambda fact: fact.name)
+        if fact.ours and fact.role == "spare"
+    )
+
+
+def _spare(snapshot: Snapshot, host: HostView, fact: ContainerFact, number: int | None) -> Spare:
+    state: SpareState = "ready" if fact.ready else "failed"
+    reason = "" if fact.ready else fact.status
+    if replica_subject(fact.name) in snapshot.busy:
+        state = "removing"
+    elif fact.name in snapshot.claimed:
+        state = "claimed"
+    elif not host.up:
+        reason = host.reason or f"the host {host.name} was not heard yet"
+    return Spare(
+        fact.name, host.name, state, fact.container_id, fact.address, number, fact.started_at,
+        reason,
+    )  # fmt: skip
 
 
 def grow_old_at(snapshot: Snapshot, now: float) -> Iterator[float]:
