@@ -164,7 +164,7 @@ containers = [
     {
         "name": each["Names"][0],
         "id": each["Id"],
-        "running": each["State"] == "running",
+        "running": each["State"] in ("running", "paused"),  # a spare is paused
         "state": each["State"],
         "started_at": each.get("StartedAt", 0),
         "fleet": (each.get("Labels") or {}).get("io.poold.fleet", ""),

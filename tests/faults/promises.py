@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from view import Container, HostSeen, View
 
-from poold.model.fleet import Replica
+from poold.model.fleet import Replica, Spare
 
 NOT_APPLICABLE = "not applicable: there are no balancers yet"
 _TEMPORARY = ("poold-build-", "poold-proof-")
@@ -41,10 +41,11 @@ def promise_2_accounted(view: View) -> list[str]:
     """Everything that poold made is known to it, or gone."""
     if not view.quiet:
         return []
-    found = [f"{one.name} is {one.state}" for one in view.replicas if one.state != "ready"]
+    of_api: tuple[Replica | Spare, ...] = (*view.replicas, *view.spares)
+    found = [f"{one.name} is {one.state}" for one in of_api if one.state != "ready"]
     digests = {generation.digest.partition(":")[2] for generation in view.generations}
     for host in view.hosts:
-        known = {one.name: one for one in view.replicas if one.host == host.name}
+        known = {one.name: one for one in of_api if one.host == host.name}
         found += [f"{host.name}: {what}" for what in _left_on(view, host, known)]
         strange = host.generations.keys() - digests
         found += [f"{host.name}: generation {each[:12]} is not known" for each in sorted(strange)]
@@ -52,7 +53,7 @@ def promise_2_accounted(view: View) -> list[str]:
     return found
 
 
-def _left_on(view: View, host: HostSeen, known: dict[str, Replica]) -> Iterator[str]:
+def _left_on(view: View, host: HostSeen, known: dict[str, Replica | Spare]) -> Iterator[str]:
     ours = {each.name: each for each in _ours(view, host)}
     for name in sorted(ours.keys() ^ known.keys()):
         yield f"container {name} is {'not known' if name in ours else 'not there'}"

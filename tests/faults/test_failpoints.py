@@ -77,6 +77,19 @@ ROLL = (
     "roll.written/replaced", "roll.before_commit/relieved", "roll.written/relieved",
     "container.removed/hello4", "roll.before_commit/finished", "roll.written/finished",
 )  # fmt: skip
+# What the daemon does by itself where spares are wished, and what a wish does where there are some.
+SPARE = (
+    "intent.before/prepare-spare", "intent.written/prepare-spare", "action.begun/prepare-spare",
+    "spare.ready", "spare.frozen", "action.before_recorded/prepare-spare",
+    "action.recorded/prepare-spare", "outcome.received/prepare-spare",
+    "outcome.folded/prepare-spare",
+)  # fmt: skip
+CLAIM = (
+    "intent.written/restore", "action.begun/restore", "spare.claiming", "spare.renamed",
+    "spare.thawed", "replica.before_record/hello4", "replica.recorded/hello4", "spare.forgotten",
+    "action.before_recorded/restore", "action.recorded/restore", "outcome.received/restore",
+    "fold.before_commit/restore", "outcome.folded/restore",
+)  # fmt: skip
 # Steps that only follow another failure: the move whose capture failed is thawed by its agent.
 NOT_ON_THE_WAY = {"resume.thawed"}
 # Steps of the engine that calls the runtime itself need a real one: they are swept on a lab host.
@@ -106,6 +119,7 @@ image = "hello:1"
 port = 8080
 hosts = ["a", "b"]
 keep_generations = 1
+spares = {spares}
 
 [pools.hello.readiness]
 kind = "exec"
@@ -117,14 +131,16 @@ interval_ms = 10
 class Fleet:
     """A daemon over two folders, killed by its failpoints, and a look at what is there."""
 
-    def __init__(self, folder: Path, like: Fleet | None = None) -> None:
+    def __init__(self, folder: Path, like: Fleet | None = None, spares: int = 0) -> None:
+        """Begin with nothing or with what another one left; `spares` wished on each host."""
         for name in ("a", "b", "state") if like is not None else ():
             shutil.copytree(like.folder / name, folder / name, copy_function=_copy)
         self.folder = folder
         self.client = Client(Where(socket=f"{folder}/poold.sock"), patience_seconds=0.0)
         self.log = folder / "log"
         reached = 'key_file = "/dev/null"\nknown_hosts_file = "/dev/null"'
-        text = CONFIG.format(folder=folder, period=PERIOD_SECONDS, reached=reached)
+        text = CONFIG.format(folder=folder, period=PERIOD_SECONDS, reached=reached, spares=spares)
+        self.spares = spares
         (folder / "poold.toml").write_text(text)
         image = hashlib.sha256(b"hello:1").hexdigest()
         (folder / "a" / "images").mkdir(parents=True, exist_ok=True)
@@ -183,7 +199,8 @@ class Fleet:
         """Say whether nothing is left to do, by the daemon's books."""
         books = read_books(self.folder / "state")
         busy = books.pending or books.intents or books.moves or books.garbage
-        return not busy and set(books.assignments) == books.wishes
+        at_rest = not busy and set(books.assignments) == books.wishes
+        return at_rest and self.spares * 2 == sum(s.state == "ready" for s in self.client.spares())
 
     def view(self) -> View:
         """Look at everything."""
@@ -192,6 +209,7 @@ class Fleet:
             now=time.time(),
             hosts=tuple(seen(name, self.folder / name) for name in ("a", "b")),
             replicas=self.client.replicas(),
+            spares=self.client.spares(),
             generations=self.client.generations("hello"),
             books=read_books(self.folder / "state"),
             accepted=tuple(self.accepted),
@@ -263,8 +281,8 @@ def make_fleet(tmp_path):
     """Make a fleet, new or like another one; its daemon ends with the test."""
     made = []
 
-    def make(like: Fleet | None) -> Fleet:
-        made.append(Fleet(tmp_path, like))
+    def make(like: Fleet | None, spares: int = 0) -> Fleet:
+        made.append(Fleet(tmp_path, like, spares))
         return made[-1]
 
     yield make
@@ -288,6 +306,17 @@ def renewed(template, tmp_path_factory):
     made = Fleet(tmp_path_factory.mktemp("renewed"), like=template)
     made.start()
     made.tell(renewal)
+    assert made.broken() == []
+    made.stop()
+    return made
+
+
+@pytest.fixture(scope="module")
+def spared(template, tmp_path_factory):
+    """Make a fleet at rest with a spare on each host."""
+    made = Fleet(tmp_path_factory.mktemp("spared"), like=template, spares=1)
+    made.start()
+    assert made.until(made.is_quiet, PATIENCE_SECONDS), made.log.read_text()[-3000:]
     assert made.broken() == []
     made.stop()
     return made
@@ -361,6 +390,31 @@ def test_dying_there(name, make_fleet, template, renewed):
     assert running.items() <= after.items()
 
 
+@pytest.mark.fault(
+    "the daemon and its agents die while a spare is prepared or claimed",
+    how="kill -9 by themselves, at each of their durable steps",
+    ends="each name once, a spare on each host, nothing left over",
+)
+@pytest.mark.parametrize("name", [*SPARE, *(f"{name} (claim)" for name in CLAIM)])
+def test_dying_with_spares(name, make_fleet, template, spared):
+    """The wish is kept by one container, whichever way it came, and spares are there again."""
+    step, _, claims = name.partition(" ")
+    fleet = make_fleet(spared if claims else template, spares=1)
+    fleet.start(f"{step}=kill")
+    if claims and not fleet.is_dead():
+        fleet.tell(lambda client: client.scale("hello", replicas=4))
+    assert fleet.until(fleet.is_dead, PATIENCE_SECONDS), f"{step} was not reached"
+    assert fleet.process.returncode == -9, fleet.log.read_text()[-3000:]
+    CLOCK.injected()
+    fleet.start()
+    fleet.until(lambda: not fleet.broken(), PERIODS * PERIOD_SECONDS)
+    at = time.monotonic()
+    assert fleet.broken() == [], fleet.log.read_text()[-3000:]
+    CLOCK.converged(at)
+    assert len(fleet.client.replicas()) == (4 if claims else 3)
+    assert sorted(spare.host for spare in fleet.client.spares()) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "wished"), [("wish.before_commit/scale", 0), ("wish.accepted/scale", 3)]
 )
@@ -382,7 +436,7 @@ def test_no_failpoint_is_left_out():
         for path in code.rglob("*.py")
         for name in re.findall(r'failpoint\(\s*"([^"]+)"', path.read_text())
     }
-    tried = {name.partition("/")[0] for name in STORIES}
+    tried = {name.partition("/")[0] for name in (*STORIES, *SPARE, *CLAIM)}
     on_lab = set(re.findall(r'"((?:oci|stage)\.[a-z_-]+)"', ON_A_LAB_HOST.read_text()))
     assert on_lab <= found
     assert found - tried - on_lab - NOT_ON_THE_WAY == set()

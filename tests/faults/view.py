@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from poold.model.fleet import Change, Generation, Replica
+from poold.model.fleet import Change, Generation, Replica, Spare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +129,7 @@ class View:
     quiet: bool = True
     hosts: tuple[HostSeen, ...] = ()
     replicas: tuple[Replica, ...] = ()
+    spares: tuple[Spare, ...] = ()
     generations: tuple[Generation, ...] = ()  # of the API: not retired
     books: Books = Books()
     kept: tuple[Kept, ...] = ()

@@ -1,8 +1,9 @@
 """The engine oci at work on a lab host, one step a process, so that each can be killed.
 
 Standard library and the agent's own code only. Verbs: `freeze` an image into an archive; `restore`
-an archive; `restore-slot` the same through a slot made ahead; `remove`; `freeze-copy` a restored
-one; `burst` of restores at once; `interrupt` one; `clear` what there is; `left`: what still is.
+an archive; `restore-slot` the same through a slot made ahead; `rename` a paused one and wake it;
+`remove`; `freeze-copy` a restored one; `burst` of restores at once; `interrupt` one; `clear` what
+there is; `left`: what still is.
 """
 
 from __future__ import annotations
@@ -79,6 +80,22 @@ async def restore_slot(engine: OciEngine, name: str) -> None:
     tending.cancel()
     await asyncio.wait({tending})
     print(json.dumps({"restored": name, "phases": told.phases if told else {}}))
+
+
+async def rename(engine: OciEngine, name: str, new_name: str, port: str) -> None:
+    """Do with a restored one what a spare goes through, and tell how long waking it took."""
+    found = await engine.find(name)
+    assert found is not None
+    await answers(engine, found.container_id, int(port))
+    await engine.pause(name)
+    began = time.monotonic()
+    await engine.rename(name, new_name)
+    await engine.unpause(found.container_id)
+    await answers(engine, found.container_id, int(port))
+    seconds = time.monotonic() - began
+    own = await engine.execute(new_name, ("cat", "/etc/hostname"), stdin=b"", timeout_seconds=10)
+    host = await engine.execute(new_name, ("hostname",), stdin=b"", timeout_seconds=10)
+    print(json.dumps({"seconds": seconds, "names": [own.output.strip(), host.output.strip()]}))
 
 
 async def freeze_copy(engine: OciEngine, name: str) -> None:
@@ -188,7 +205,8 @@ def _said(*argv: str) -> str:
 
 
 VERBS = {
-    "freeze": freeze, "restore": restore, "restore-slot": restore_slot, "remove": remove,
+    "freeze": freeze, "restore": restore, "restore-slot": restore_slot, "rename": rename,
+    "remove": remove,
     "freeze-copy": freeze_copy, "burst": burst, "interrupt": interrupt, "clear": clear,
     "left": left,
 }  # fmt: skip

@@ -96,6 +96,15 @@ def test_an_agent_killed_while_it_removes_leaves_nothing(at_work: AtWork, failpo
     assert nothing(at_work) == {}
 
 
+def test_an_agent_killed_while_it_renames_leaves_one(at_work: AtWork) -> None:
+    """It is listed by its new name alone; woken later it answers, and knows that name itself."""
+    at_work("restore", "copy", "23301")
+    assert at_work("rename", "copy", "other", "23301", failpoint="oci.renamed").returncode != 0
+    done = json.loads(at_work("rename", "other", "third", "23301").stdout)
+    assert done["names"] == ["third", "third"]
+    assert nothing(at_work) == {}
+
+
 def test_an_agent_killed_while_it_freezes_leaves_nothing(at_work: AtWork) -> None:
     """The frozen copy is listed, and can be removed."""
     at_work("restore", "copy", "23301")
