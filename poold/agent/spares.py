@@ -150,8 +150,12 @@ class Spares:
                 return existing
             async with self._lock(request.spare):
                 record = self._records.read(request.spare)
-                if record is None or not fits(record, request):
+                if record is None or not record.spare or record.pool != placement.pool:
                     report(Progress(f"{request.spare} is not there to be claimed"))
+                    return None
+                if not fits(record, request):  # published elsewhere by now, for example
+                    report(Progress(f"{request.spare} is not what is asked for"))
+                    await undone(self._drop(record))
                     return None
                 try:
                     up = await self._woken(record, request, began)
@@ -233,8 +237,7 @@ def fits(record: Record, request: Restore) -> bool:
     wanted = {str(port) for port in (application.port, *application.extra_ports)}
     main = record.published.get(str(application.port))
     return (
-        record.spare
-        and (record.fleet, record.pool, record.digest)
+        (record.fleet, record.pool, record.digest)
         == (placement.fleet, placement.pool, request.digest)
         and record.published.keys() == wanted
         and all(among.first <= port <= among.last for port in record.published.values())

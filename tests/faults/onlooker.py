@@ -109,6 +109,7 @@ class Onlooker:
             quiet=quiet,
             hosts=self._look() if look else (),
             replicas=self.client.replicas(),
+            spares=self.client.spares(),
             generations=tuple(one for pool in pools for one in self.client.generations(pool)),
             books=read_books(state),
             accepted=tuple(self.accepted.values()),

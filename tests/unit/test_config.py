@@ -307,6 +307,12 @@ path = "ready"
         (HOST_A + POOL + "min = -1 # HERE", "pools.hello.min", "0 or more"),
         (HOST_A + POOL + "keep_generations = 0 # HERE", "pools.hello.keep_generations", "1 or"),
         (HOST_A + POOL + "keep_days = 0 # HERE", "pools.hello.keep_days", "above 0"),
+        (HOST_A + POOL + "spares = -1 # HERE", "pools.hello.spares", "0 or more"),
+        (
+            HOST_A + POOL + "spare_max_age_seconds = 0 # HERE",
+            "pools.hello.spare_max_age_seconds",
+            "above 0",
+        ),
         (HOST_A + POOL + "keep_bytes = -1 # HERE", "pools.hello.keep_bytes", "above 0"),
         # applications
         (HOST_A + "[pools.p]\nport = 1\nimage = '' # HERE", "pools.p.image", "a reference"),

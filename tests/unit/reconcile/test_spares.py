@@ -11,8 +11,10 @@ from poold.agent.messages import ContainerFact, Started
 from poold.model.application import Application
 from poold.model.fleet import Digest, Generation, HostName, Manifest, Pool, Quarantine
 from poold.reconcile.actions import BringUp, MakeSpare, SendGeneration, TakeDown
+from poold.reconcile.explain import explain
 from poold.reconcile.plan import plan
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
+from poold.reconcile.spares import shown
 from poold.store import Assignment, Wish
 
 APP = Application(image="hello:1", port=8080)
@@ -365,3 +367,34 @@ def test_no_snapshot_makes_a_plan_that_breaks_a_rule_of_spares(given_):
             assert not any(isinstance(other, BringUp) for other in actions)
     subjects = [action.subject for action in actions]
     assert len(subjects) == len(set(subjects))
+
+
+def test_spares_are_shown_with_what_is_done_to_them():
+    """Ready, claimed, going, dead, or on a host that cannot be asked."""
+    given_ = snapshot(
+        host("a", spare(1), spare(2), spare(3), spare(4, ready=False)),
+        host("b", spare(5), state="unknown", reason="b is cut off"),
+        claimed=frozenset({"poold-spare-2"}), busy={"replica:poold-spare-3": "removing it"},
+    )  # fmt: skip
+    seen = [(one.name[12:], one.host, one.state, one.reason) for one in shown(given_)]
+    assert seen == [
+        ("1", "a", "ready", ""), ("2", "a", "claimed", ""), ("3", "a", "removing", ""),
+        ("4", "a", "failed", "exited"), ("5", "b", "ready", "b is cut off"),
+    ]  # fmt: skip
+    assert {one.generation for one in shown(given_)} == {1}
+
+
+def test_an_explanation_counts_spares_and_says_why_there_are_no_more():
+    """How many of how many wait on a host, and what the last try ended in."""
+    failed = Retry(at=NOW + 5, failed_at=NOW, failures=1, definite=True, problem={"message": "no"})
+    given_ = replace(
+        snapshot(host("a", spare(1)), host("b", memory_free_bytes=MIB)), retries={"spare:a": failed}
+    )
+    told = explain(given_, plan(given_, NOW), NOW, revision=1, events=())
+    texts = [one.text for one in told.because if one.topic == "host"]
+    assert texts == [
+        "a is up: 0 replicas of this pool, 0 of others; 1 of 2 spares",
+        "preparing a spare on a failed: no; tried again in 5 s",
+        "b is up: 0 replicas of this pool, 0 of others; 0 of 2 spares",
+        "no more spares are made on b: memory is short there",
+    ]

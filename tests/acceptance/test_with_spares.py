@@ -1,0 +1,106 @@
+"""Spares on the lab: prepared on each host, claimed within milliseconds, never left over."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+CLAIMS = 6
+
+
+@pytest.fixture(params=["oci", "podman"])
+def spared(make, request):
+    """Have one replica, and a spare on each host; wish for no spares at the end."""
+    pool = make.pool(
+        "quick", command=make.application(ballast_mib=24), engine=request.param, spares=1
+    )
+    fleet = make.fleet(f"spares-{request.param}", [make.host("a"), make.host("b"), pool])
+    fleet.engine = request.param
+    fleet.scaled("quick", 1)
+    waiting(fleet)
+    yield fleet
+    fleet.ensure()
+    fleet.config.write_text(fleet.config.read_text().replace("spares = 1", "spares = 0"))
+    fleet.tell(signal.SIGHUP)
+    fleet.until("no spares are left", lambda: not fleet.client.spares())
+    fleet.scaled("quick", 0)
+    tidy(fleet)
+
+
+def tidy(fleet):
+    """Ask for every promise, where podman lists all that there is."""
+    if fleet.engine == "podman":
+        fleet.is_tidy()
+
+
+def waiting(fleet):
+    """Wait for a ready spare on each host and return them by host."""
+
+    def found():
+        spares = fleet.client.spares("quick")
+        fine = sorted(one.host for one in spares if one.state == "ready") == ["a", "b"]
+        return {one.host: one for one in spares} if fine and len(spares) == 2 else None
+
+    return fleet.until("a spare waits on each host", found)
+
+
+def test_a_wish_gets_a_spare_and_a_spare_gets_made(spared, capsys):
+    """Thawed where it waited, with the memory of its checkpoint; call to first answer is timed."""
+    took = []
+    for number in range(2, 2 + CLAIMS):
+        spares = waiting(spared)
+        began = time.monotonic()
+        change = spared.client.restore("quick")
+        settled = spared.settled(change)
+        took.append(time.monotonic() - began)
+        (replica,) = (one for one in spared.client.replicas("quick") if one.method == "spare")
+        assert settled.phases.keys() == {"thaw", "ready"}
+        spare = spares[replica.host]
+        assert (replica.container_id, replica.address) == (spare.container_id, spare.address)
+        assert spared.count(replica) == 2, "it went on from the checkpoint"
+        spared.settled(spared.client.remove(replica.name))
+        with capsys.disabled():
+            print(f"\n{spared.engine} {number}: {took[-1] * 1000:.0f} ms, {replica.phases}")
+    waiting(spared)
+    tidy(spared)
+
+
+def test_spares_outlive_the_daemon_and_its_agents(spared):
+    """Killed with everything it is told by; the same spares are there, and can be claimed."""
+    before = {host: spare.container_id for host, spare in waiting(spared).items()}
+    spared.kill_with_agents()
+    spared.start()
+    after = {host: spare.container_id for host, spare in waiting(spared).items()}
+    assert after == before
+    spared.scaled("quick", 3)
+    methods = {one.name: one.method for one in spared.client.replicas("quick")}
+    assert list(methods.values()).count("spare") == 2
+    waiting(spared)
+    tidy(spared)
+
+
+def test_a_spare_that_was_killed_is_replaced_and_nobody_waits(spared):
+    """Whoever claims it meanwhile is restored; another one is made."""
+    spare = waiting(spared)["a"]
+    if spared.engine == "podman":
+        spared.on("a", "podman", "kill", "--signal", "KILL", spare.container_id)
+    else:
+        spared.on("a", "runc", "kill", spare.container_id, "KILL")
+    spared.settled(spared.client.restore("quick", host="a"))
+    spared.until("another one waits", lambda: waiting(spared)["a"].name != spare.name)
+    tidy(spared)
+
+
+def test_a_new_generation_gets_spares_of_its_own(spared):
+    """Those of the old one go when the new one is there."""
+    spared.settled(spared.client.checkpoint("quick"))
+
+    def are_new():
+        return {spare.generation for spare in waiting(spared).values()} == {2}
+
+    spared.until("spares are of generation 2", are_new)
+    tidy(spared)
