@@ -48,11 +48,21 @@ def waiting(fleet):
     return fleet.until("a spare waits on each host", found)
 
 
+def score(fleet, host, container_id):
+    """Return how soon the kernel ends a container's first process when memory runs out."""
+    if fleet.engine == "podman":
+        pid = fleet.on(host, "podman", "inspect", "--format", "{{.State.Pid}}", container_id)
+    else:
+        pid = fleet.on(host, "cat", f"/var/lib/containers/poold/containers/{container_id}/pidfile")
+    return int(fleet.on(host, "cat", f"/proc/{pid.strip()}/oom_score_adj"))
+
+
 def test_a_wish_gets_a_spare_and_a_spare_gets_made(spared, capsys):
     """Thawed where it waited, with the memory of its checkpoint; call to first answer is timed."""
     took = []
     for number in range(2, 2 + CLAIMS):
         spares = waiting(spared)
+        assert {score(spared, host, one.container_id) for host, one in spares.items()} == {1000}
         began = time.monotonic()
         change = spared.client.restore("quick")
         settled = spared.settled(change)
@@ -62,6 +72,7 @@ def test_a_wish_gets_a_spare_and_a_spare_gets_made(spared, capsys):
         spare = spares[replica.host]
         assert (replica.container_id, replica.address) == (spare.container_id, spare.address)
         assert spared.count(replica) == 2, "it went on from the checkpoint"
+        assert score(spared, replica.host, replica.container_id) == 0
         spared.settled(spared.client.remove(replica.name))
         with capsys.disabled():
             print(f"\n{spared.engine} {number}: {took[-1] * 1000:.0f} ms, {replica.phases}")

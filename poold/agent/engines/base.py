@@ -126,7 +126,10 @@ class Engine(Protocol):
         """Stop and remove by name or id; False when there was none."""
 
     async def pause(self, name: str) -> None:
-        """Stop all processes of a running container where they are; its memory stays."""
+        """Stop all processes of a running container where they are; its memory stays.
+
+        Until it runs on, the kernel ends it before any other when memory runs out.
+        """
 
     async def unpause(self, name: str) -> None:
         """Let a paused container run on."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
-from poold.agent import criu, proc, quiesce, watches
+from poold.agent import criu, proc, quiesce, victims, watches
 from poold.agent.engines import podman_words
 from poold.agent.engines.base import (
     Ahead,
@@ -415,6 +415,7 @@ class OciEngine:
 
 def _freeze(box: Box, places: Places, *, frozen: bool) -> None:
     """Freeze or thaw all processes of a box."""
+    victims.go_first(places.pid(), yes=frozen)
     try:
         runtime.freeze_group(places, frozen=frozen)
     except OSError as error:

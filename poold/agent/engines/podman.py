@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from poold.agent import criu, criu_log, proc, quiesce, watches
+from poold.agent import criu, criu_log, proc, quiesce, victims, watches
 from poold.agent.engines import podman_words as words
 from poold.agent.engines.base import Container, Executed, Launch, Published, Versions
 from poold.agent.engines.podman_words import Installation
@@ -129,9 +129,11 @@ class PodmanEngine:
     async def pause(self, name: str) -> None:
         """See Engine."""
         await check([self._program, "pause", name], deadline_seconds=_QUERY_SECONDS)
+        victims.go_first((await self._facts()).pid(name), yes=True)
 
     async def unpause(self, name: str) -> None:
         """See Engine."""
+        victims.go_first((await self._facts()).pid(name), yes=False)
         await check([self._program, "unpause", name], deadline_seconds=_QUERY_SECONDS)
 
     async def rename(self, name: str, new_name: str) -> None:
