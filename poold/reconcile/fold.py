@@ -184,7 +184,8 @@ class Fold:
         self._world.started(intent.host, intent.pool, started, digest)
         if isinstance(request, Restore) and request.spare and not started.spare:
             self._world.unsure(intent.host, request.spare)
-            self._recorder.fell_back(intent.pool, "restore")
+            if started.method != "spare":
+                self._recorder.fell_back(intent.pool, "restore")
         self._backoff.worked(intent.pool, intent.subject)
         self._backoff.worked(intent.pool, avoid_key(started.name, intent.host))
         self._recorder.replica_started(
