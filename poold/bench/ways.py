@@ -29,6 +29,8 @@ from poold.model.fleet import ActionId, Change, Digest, Host, Pool, Replica
 _MEASURE_SECONDS = 900.0
 _CHANGE_SECONDS = 600.0
 _POLL_SECONDS = 20.0
+_SPARES_SECONDS, _LOOK_SECONDS = 60.0, 0.05
+_FAST = ("restore", "spare")
 _BY_RUNTIME = {"claim", "slot"}  # phases of a restore that no podman took part in
 Say = Callable[[str], None]
 
@@ -112,7 +114,11 @@ class ByPoold:
     path: str = "poold"
 
     async def once(self, burst: int) -> Run:
-        """See Way. The run is named by the engine that restored: "oci", or "podman" if any was."""
+        """See Way. The run is named by what brought the replicas up.
+
+        "spare" where all were claimed, "mixed" where some were; otherwise the engine that restored:
+        "oci", or "podman" if it was any. A pool with spares has them ready before it begins.
+        """
         loop = asyncio.get_running_loop()
         client, pool = self.bench.client, self.bench.pool
         before = await asyncio.to_thread(client.replicas, pool.name)
@@ -126,6 +132,7 @@ class ByPoold:
         numbers = (n for n in range(1, pool.max + 1))
         have = {replica.name for replica in before}
         names = [name for n in numbers if (name := pool.replica(n)) not in have][:burst]
+        await asyncio.to_thread(self._await_spares)
         with ThreadPoolExecutor(burst) as threads:
             began = time.monotonic()
             ends = await asyncio.gather(
@@ -141,13 +148,22 @@ class ByPoold:
             if isinstance(end, BaseException):
                 raise end
         done.sort(key=lambda one: one[0])
-        by_runtime = all(_BY_RUNTIME & replica.phases.keys() for _, replica in done)
         return Run(
-            path="oci" if by_runtime else "podman",
+            path=_path([replica for _, replica in done]),
             burst=burst,
             seconds=done[-1][0] - began,
             phases=dict(done[len(done) // 2][1].phases),
         )
+
+    def _await_spares(self) -> None:
+        """Wait until the host has the spares that the pool wishes for, or will not get them."""
+        pool, deadline = self.bench.pool, time.monotonic() + _SPARES_SECONDS
+        while pool.spares and time.monotonic() < deadline:
+            spares = self.bench.client.spares(pool.name)
+            here = [spare for spare in spares if spare.host == self.bench.host.name]
+            if sum(spare.state == "ready" for spare in here) >= pool.spares:
+                return
+            time.sleep(_LOOK_SECONDS)
 
     def _restored(self, name: str) -> tuple[float, Replica]:
         """Wish, wait, ask; return the moment of the answer and the replica."""
@@ -155,7 +171,7 @@ class ByPoold:
         change = client.restore(pool.name, name=name, host=self.bench.host.name, reason="bench")
         self._ended(change)
         replica = next((one for one in client.replicas(pool.name) if one.name == name), None)
-        if replica is None or replica.address is None or replica.method != "restore":
+        if replica is None or replica.address is None or replica.method not in _FAST:
             how = "it is gone" if replica is None else replica.reason or f"it is {replica.method}"
             raise Permanent(
                 "bench.not-restored", f"cannot count {name} as restored: {how}",
@@ -181,3 +197,12 @@ class ByPoold:
                 f"cannot wait longer for change {change.id}: {change.progress}",
                 hint=f"it goes on: poold changes {change.id} --wait",
             )
+
+
+def _path(replicas: list[Replica]) -> str:
+    """Name what brought replicas up."""
+    claimed = sum(replica.method == "spare" for replica in replicas)
+    if claimed:
+        return "spare" if claimed == len(replicas) else "mixed"
+    by_runtime = all(_BY_RUNTIME & replica.phases.keys() for replica in replicas)
+    return "oci" if by_runtime else "podman"

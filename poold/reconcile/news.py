@@ -37,6 +37,8 @@ class News:
         """Record a replica that is ready."""
         self._know(intent.pool).add(ReplicaName(started.name))
         source = f"restored from generation {generation}" if generation else "started cold"
+        if started.method == "spare":
+            source = f"by claiming a spare of generation {generation}"
         self._events.add(
             "replica.ready",
             f"{started.name} is ready on {intent.host} after {started.seconds:.2f} s, {source}",
