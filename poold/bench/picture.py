@@ -17,7 +17,6 @@ _LABELS = {
     "podman": "poold, engine podman",
     "oci": "poold, engine oci",
     "spare": "poold, a claimed spare",
-    "spare": "poold, a claimed spare",
     "bare": "bare runc restore",
 }
 _COLOURS = {"cold": "#b4552d", "article": "#c9a227", "podman-tar": "#d8c06a", "bare": "#8a8f98"}
