@@ -130,9 +130,13 @@ class Fold:
                         self._quarantine(intent, request.digest, problem)
                 self._world.unsure(intent.host, spare_name(intent.action))
                 self._backoff.failed(
-                    intent.pool, intent.subject, problem, definite=not passing(problem),
-                    base_seconds=BUILD_BASE_SECONDS, cap_seconds=BUILD_CAP_SECONDS,
-                )  # fmt: skip
+                    intent.pool,
+                    intent.subject,
+                    problem,
+                    definite=not passing(problem),
+                    base_seconds=1.0 if passing(problem) else BUILD_BASE_SECONDS,
+                    cap_seconds=BUILD_CAP_SECONDS,
+                )
             case Build():
                 with self._store.transaction():
                     self._close(intent)

@@ -246,9 +246,17 @@ def seen(name: str, folder: Path) -> HostSeen:
         parts=tuple(file for file in files if ".part" in file or "/." in file),
         listening=frozenset(port for box in boxes if box["running"] for port in box["ports"]),
         readable_by_others=tuple(
-            str(path) for path in agent.rglob("*") if path.lstat().st_mode & 0o077
+            str(path) for path in agent.rglob("*") if is_open_to_others(path)
         ),
     )  # fmt: skip
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Say whether others may use a file; one that went away meanwhile is nobody's."""
+    try:
+        return bool(path.lstat().st_mode & 0o077)
+    except FileNotFoundError:
+        return False
 
 
 def generation(folder: Path) -> dict[str, object]:
