@@ -86,6 +86,7 @@ async def rename(engine: OciEngine, name: str, new_name: str, port: str) -> None
     """Do with a restored one what a spare goes through, and tell how long waking it took."""
     found = await engine.find(name)
     assert found is not None
+    await engine.unpause(name)  # who did this before may have died over it
     await answers(engine, found.container_id, int(port))
     await engine.pause(name)
     began = time.monotonic()

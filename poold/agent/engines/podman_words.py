@@ -194,7 +194,7 @@ def explain_rename(finished: Finished, name: str, new_name: str) -> Problem:
     said = finished.error_text
     if "no such container" in said.lower() or "no container with name" in said.lower():
         return Refused("engine.no-container", f"cannot find the container {name}", detail=said)
-    if "already in use" in said:
+    if "in use" in said or "already exists" in said:
         return Permanent(
             "engine.name-taken", f"cannot rename {name}: {new_name} is taken", detail=said
         )
