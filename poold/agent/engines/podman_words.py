@@ -20,6 +20,8 @@ _NO_IMAGE = (
     "pinging container registry", "image not known", "manifest unknown", "short-name",
     "unable to copy from source",
 )  # fmt: skip
+# By podman's store and by its database, which says "UNIQUE constraint failed: ContainerConfig.Name".
+_NAME_IN_USE = ("in use", "already exists", "UNIQUE constraint failed: ContainerConfig.Name")
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def explain_rename(finished: Finished, name: str, new_name: str) -> Problem:
     said = finished.error_text
     if "no such container" in said.lower() or "no container with name" in said.lower():
         return Refused("engine.no-container", f"cannot find the container {name}", detail=said)
-    if "in use" in said or "already exists" in said:
+    if any(words in said for words in _NAME_IN_USE):
         return Permanent(
             "engine.name-taken", f"cannot rename {name}: {new_name} is taken", detail=said
         )
