@@ -20,7 +20,7 @@ _NO_IMAGE = (
     "pinging container registry", "image not known", "manifest unknown", "short-name",
     "unable to copy from source",
 )  # fmt: skip
-# By podman's store and by its database, which says "UNIQUE constraint failed: ContainerConfig.Name".
+# By its store, and by its database.
 _NAME_IN_USE = ("in use", "already exists", "UNIQUE constraint failed: ContainerConfig.Name")
 
 
