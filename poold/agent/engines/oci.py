@@ -282,7 +282,7 @@ class OciEngine:
         if found is None:
             await self._podman.rename(name, new_name)
         else:
-            (await self._required()).rename(found[0], new_name)
+            await (await self._required()).rename(found[0], new_name)
 
     # -- inside a container -----------------------------------------------------------------------
 

@@ -110,9 +110,10 @@ class Maker:
         self._write_names(box, stage)
         return Slot(box, slot.held)
 
-    def rename(self, box: Box, name: str) -> None:
+    async def rename(self, box: Box, name: str) -> None:
         """Give a box another name, in one step; then tell it inside, as far as it listens."""
         self._require_name(name)
+        await self.host.networks.info(box.network)  # another agent than this one may have made it
         renamed = self.host.boxes.rename(box, name)
         failpoint("oci.renamed", name)
         stage = self.host.stages.of(box.stage)
