@@ -429,6 +429,7 @@ class Soak:
             quiet=quiet,
             hosts=hosts,
             replicas=replicas,
+            spares=self.client.spares("app"),
             generations=self.client.generations("app"),
             books=read_books(self.folder / "state"),
             accepted=tuple(self._accepted),
