@@ -124,7 +124,7 @@ def converse(where: Where, connection: socket.socket, asked: bytes, seconds: flo
             # A server that refuses early (a body too large) may close before it read all.
             with contextlib.suppress(BrokenPipeError):
                 connection.sendall(asked)
-            while chunk := _receive(connection, deadline):
+            while not _is_whole(raw) and (chunk := _receive(connection, deadline)):
                 raw += chunk
                 if len(raw) > _LARGEST_ANSWER_BYTES:
                     raise _garbled(where, "it is too long")
@@ -133,6 +133,15 @@ def converse(where: Where, connection: socket.socket, asked: bytes, seconds: flo
         except OSError as error:
             raise _unreachable(where, error) from error
     return _body_or_problem(where, bytes(raw))
+
+
+def _is_whole(raw: bytearray) -> bool:
+    """Whether all is there that was announced: a busy server closes the connection later."""
+    end = raw.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    length = _header(raw[:end].decode("latin-1").split("\r\n")[1:], "content-length")
+    return length.isdecimal() and len(raw) >= end + 4 + int(length)
 
 
 def _receive(connection: socket.socket, deadline: float) -> bytes:

@@ -93,6 +93,27 @@ def test_a_silent_daemon_is_slow_not_gone(tmp_path):
     assert slow.value.code == "daemon.slow"
 
 
+def test_a_whole_answer_is_not_waited_on(tmp_path):
+    """What was announced is there: when the daemon closes the connection does not matter."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        taken = threading.Event()
+
+        def serve() -> None:
+            connection, _peer = listening.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{")
+                connection.sendall(b"}")
+                taken.wait(10)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert Client(Where(socket=str(tmp_path / "s"))).get("/v1/pools", dict, seconds=5) == {}
+        taken.set()
+        thread.join(10)
+
+
 def test_a_daemon_that_drips_is_slow(tmp_path):
     """The deadline is the whole answer's, however often a byte of it arrives."""
     with socket.socket(socket.AF_UNIX) as listening:
