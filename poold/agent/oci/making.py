@@ -159,6 +159,9 @@ class Maker:
                 with contextlib.suppress(Problem, OSError):
                     await self.remove(box)
         loop = asyncio.get_running_loop()
+        for network in {box.network for box in boxes.all()}:
+            with contextlib.suppress(Problem):  # asked now, and not first while a spare is claimed
+                await self.host.networks.info(network)
         used = {box.stage for box in boxes.all()}
         await loop.run_in_executor(None, self.host.stages.sweep, used)
 
