@@ -107,6 +107,7 @@ def _wake_at(snapshot: Snapshot, now: float) -> float | None:
     times = [retry.at for retry in snapshot.retries.values() if retry.at > now]
     times += [entry.until for entry in snapshot.quarantine.values() if entry.until > now]
     times += spares.grow_old_at(snapshot, now)
+    times += [at for at in (spares.rests_until(snapshot, now),) if at > now]
     times += [h.closed_until for h in snapshot.hosts.values() if h.closed_until is not None]
     if not snapshot.first_wished:
         times.append(max(now + 0.1, snapshot.seen_at + INTRODUCTION_SECONDS))

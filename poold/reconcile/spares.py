@@ -24,6 +24,8 @@ from poold.reconcile.actions import (
 from poold.reconcile.ladder import Rung, Wait, next_rung
 from poold.reconcile.snapshot import HostView, Snapshot
 
+REST_SECONDS = 1.0  # from the last replica that came up to the next spare: whoever asked it first
+
 
 @dataclass(slots=True)
 class Offers:
@@ -180,7 +182,7 @@ def missing(
 ) -> Iterator[MakeSpare]:
     """Return what is to be prepared: one at a time on each host, when there is nothing to do."""
     actions = tuple(planned)
-    if pool.spares == 0 or _is_at_work(snapshot, actions):
+    if pool.spares == 0 or _is_at_work(snapshot, actions) or rests_until(snapshot, now) > now:
         return
     for name in sorted(pool.hosts):
         host = snapshot.hosts.get(name)
@@ -212,6 +214,24 @@ def _is_at_work(snapshot: Snapshot, actions: tuple[Remote, ...]) -> bool:
         or (subject.startswith("replica:") and ReplicaName(subject[len("replica:") :]) in names)
         for subject in snapshot.busy
     )
+
+
+def rests_until(snapshot: Snapshot, now: float) -> float:
+    """Return when a pool's hosts had their rest after the last replica that came up; 0.0: now.
+
+    Restoring a spare would take the cores from its first answers. When it came up its host says, by
+    a clock that may have been set since: one that is far from now does not count.
+    """
+    if snapshot.pool is None or snapshot.pool.spares == 0:
+        return 0.0
+    last = 0.0
+    for each in snapshot.assignments:
+        host = snapshot.hosts.get(each.host)
+        if each.started is not None and host is not None:
+            came_up_at = each.started.started_at - host.ahead_seconds
+            if abs(now - came_up_at) < REST_SECONDS:
+                last = max(last, came_up_at)
+    return last + REST_SECONDS if last else 0.0
 
 
 def _restorable(snapshot: Snapshot, host: HostView, now: float) -> Generation | None:

@@ -111,6 +111,29 @@ def test_spares_wait_until_every_replica_was_seen_to():
     assert acts(building) == []
 
 
+def test_whoever_came_up_has_the_cores_first():
+    """No spare is prepared within a second of it; a clock that was set is not waited for."""
+    pool = replace(POOL, hosts=("a",))
+    up = snapshot(host("a", replica("hello1")), wished=["hello1"], assigned={"hello1": "a"})
+    (assignment,) = up.assignments
+
+    def came_up(at, **fields):
+        started = replace(assignment.started, started_at=at)
+        one = replace(assignment, started=started)
+        return replace(
+            snapshot(host("a", replica("hello1"), **fields), wished=["hello1"], pool=pool),
+            assignments=(one,),
+        )
+
+    assert plan(came_up(NOW - 0.25), NOW).actions == ()
+    assert plan(came_up(NOW - 0.25), NOW).wake_at == NOW + 0.75
+    assert plan(came_up(NOW + 60.0, ahead_seconds=60.5), NOW).wake_at == NOW + 0.5
+    for at in (NOW - 1.0, NOW + 60.0):
+        assert acts(came_up(at)) == [MakeSpare("a", ONE.digest, 1)]
+    nobody = replace(came_up(NOW - 0.25), pool=replace(pool, spares=0))
+    assert plan(nobody, NOW).wake_at is None
+
+
 def test_a_wish_claims_a_spare_and_the_next_one_the_next():
     """The oldest goes first, each once; who finds none is restored."""
     given_ = snapshot(
