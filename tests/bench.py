@@ -49,11 +49,12 @@ def main() -> None:
 
 
 def _choose_engines(lab: Lab) -> None:
-    """Let every pool use the fast engine, and add one beside it that uses podman."""
+    """Let every pool use the fast engine and a spare, and add one beside it that uses podman."""
     settings = config.load(lab.config_path)
     pools = {}
     for name, pool in settings.pools.items():
-        pools[name] = replace(pool, application=replace(pool.application, engine="auto"))
+        fast = replace(pool.application, engine="auto")
+        pools[name] = replace(pool, application=fast, spares=1)
         other = f"{name}-podman"
         pools[other] = replace(pool, name=other, replica_name=f"{other}{{n}}")
     lab.config_path.write_text(config.to_toml(replace(settings, pools=pools)))

@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Sequence
 
 from poold.bench.figures import Run
-from poold.bench.ways import Bench, ByHand, ByPoold, Way
+from poold.bench.ways import Bench, ByHand, ByPoold, BySpare, Way
 from poold.errors import Problem, Refused
+from poold.model.fleet import Pool
 
 _ONLY_SINGLE = ("cold",)  # n cold starts at once tell of the cores, not of the way
 
@@ -30,7 +31,7 @@ async def compare(
             bench.say(f"{bench.pool.name}: a cold start, and the article's archive of it")
             await bench.ask("prepare")
         for burst in bursts:
-            of_burst = [way for way in ways if burst == 1 or way.path not in _ONLY_SINGLE]
+            of_burst = [way for way in ways if _can(way, burst, bench.pool)]
             for number in range(1, runs + 1):
                 said = []
                 for way in tuple(of_burst):
@@ -51,6 +52,13 @@ async def compare(
     return taken
 
 
+def _can(way: Way, burst: int, pool: Pool) -> bool:
+    """Whether a way is gone with so many at once."""
+    if way.path == "spare":
+        return burst <= pool.spares
+    return burst == 1 or way.path not in _ONLY_SINGLE
+
+
 def _ways(bench: Bench, paths: Sequence[str]) -> list[Way]:
     by_hand: dict[str, Way] = {
         "cold": ByHand(path="cold", bench=bench, way="cold"),
@@ -58,6 +66,7 @@ def _ways(bench: Bench, paths: Sequence[str]) -> list[Way]:
         "podman-tar": ByHand(path="podman-tar", bench=bench, way="podman"),
         "bare": ByHand(path="bare", bench=bench, way="bare"),
         "poold": ByPoold(bench=bench),
+        "spare": BySpare(bench=bench, path="spare"),
     }
     return [by_hand[path] for path in paths]
 

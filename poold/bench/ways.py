@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from poold.agent.bench_messages import Measure, Measured, Way as WayName
 from poold.agent.messages import Placement, Progress
@@ -24,7 +24,7 @@ from poold.bench.http import answers
 from poold.client import Client
 from poold.errors import Permanent, Temporary, problem_from_json
 from poold.hosts.base import HostLink
-from poold.model.fleet import ActionId, Change, Digest, Host, Pool, Replica
+from poold.model.fleet import ActionId, Change, Digest, Host, Pool, Replica, Spare
 
 _MEASURE_SECONDS = 900.0
 _CHANGE_SECONDS = 600.0
@@ -33,6 +33,7 @@ _SPARES_SECONDS, _LOOK_SECONDS = 60.0, 0.05
 _FAST = ("restore", "spare")
 _BY_RUNTIME = {"claim", "slot"}  # phases of a restore that no podman took part in
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Way(Protocol):
@@ -108,7 +109,10 @@ class ByHand:
 
 @dataclass(kw_only=True)
 class ByPoold:
-    """Poold's own way: a wish for one more replica, as any caller makes it."""
+    """Poold's own way: a wish for one more replica, as any caller makes it.
+
+    Where the pool has spares they are claimed first, out of the way: what is measured is restored.
+    """
 
     bench: Bench
     path: str = "poold"
@@ -120,31 +124,24 @@ class ByPoold:
         "oci", or "podman" if it was any. A pool with spares has them ready before it begins.
         """
         loop = asyncio.get_running_loop()
-        client, pool = self.bench.client, self.bench.pool
-        before = await asyncio.to_thread(client.replicas, pool.name)
-        free = pool.max - len(before)
-        if burst > free:
-            raise Temporary(
-                "bench.too-full",
-                f"cannot restore {burst} more replicas of {pool.name}: it may have {free} more",
-                hint=f"raise the pool's max, scale {pool.name} down, or choose smaller bursts",
-            )
-        numbers = (n for n in range(1, pool.max + 1))
-        have = {replica.name for replica in before}
-        names = [name for n in numbers if (name := pool.replica(n)) not in have][:burst]
-        await asyncio.to_thread(self._await_spares)
-        with ThreadPoolExecutor(burst) as threads:
+        names = await asyncio.to_thread(self._names, burst + self._beside())
+        spares = await asyncio.to_thread(self._spares)
+        with ThreadPoolExecutor(len(names)) as threads:
+
+            async def together(
+                work: Callable[..., T], *arguments: Sequence[Any]
+            ) -> list[T | BaseException]:
+                each = zip(*arguments, strict=True)
+                futures = (loop.run_in_executor(threads, work, *these) for these in each)
+                return await asyncio.gather(*futures, return_exceptions=True)
+
+            aside = await together(self._claimed, names[burst:])
             began = time.monotonic()
-            ends = await asyncio.gather(
-                *(loop.run_in_executor(threads, self._restored, name) for name in names),
-                return_exceptions=True,
-            )
-            removed = await asyncio.gather(
-                *(loop.run_in_executor(threads, self._removed, name) for name in names),
-                return_exceptions=True,
-            )
+            ends = await together(self._measured, names[:burst], self._asked(spares, burst))
+            removed = await together(self._removed, names)
+            await asyncio.to_thread(self._spares)  # whoever is measured next has the cores
         done = [end for end in ends if not isinstance(end, BaseException)]
-        for end in (*ends, *removed):
+        for end in (*aside, *ends, *removed):
             if isinstance(end, BaseException):
                 raise end
         done.sort(key=lambda one: one[0])
@@ -155,30 +152,74 @@ class ByPoold:
             phases=dict(done[len(done) // 2][1].phases),
         )
 
-    def _await_spares(self) -> None:
+    def _beside(self) -> int:
+        """Return how many more replicas than are measured."""
+        return self.bench.pool.spares
+
+    def _names(self, count: int) -> Sequence[str]:
+        pool = self.bench.pool
+        have = {replica.name for replica in self.bench.client.replicas(pool.name)}
+        if count > pool.max - len(have):
+            raise Temporary(
+                "bench.too-full",
+                f"cannot restore {count} more replicas of {pool.name}: it may have"
+                f" {pool.max - len(have)} more",
+                hint=f"raise the pool's max, scale {pool.name} down, or choose smaller bursts",
+            )
+        numbers = (n for n in range(1, pool.max + 1))
+        return [name for n in numbers if (name := pool.replica(n)) not in have][:count]
+
+    def _spares(self) -> list[Spare]:
         """Wait until the host has the spares that the pool wishes for, or will not get them."""
         pool, deadline = self.bench.pool, time.monotonic() + _SPARES_SECONDS
+        here: list[Spare] = []
         while pool.spares and time.monotonic() < deadline:
             spares = self.bench.client.spares(pool.name)
-            here = [spare for spare in spares if spare.host == self.bench.host.name]
-            if sum(spare.state == "ready" for spare in here) >= pool.spares:
-                return
+            here = [
+                spare
+                for spare in spares
+                if spare.host == self.bench.host.name and spare.state == "ready"
+            ]
+            if len(here) >= pool.spares:
+                break
             time.sleep(_LOOK_SECONDS)
+        return sorted(here, key=lambda spare: (spare.started_at, spare.name))
 
-    def _restored(self, name: str) -> tuple[float, Replica]:
+    def _asked(self, spares: Sequence[Spare], burst: int) -> Sequence[str]:  # noqa: ARG002
+        """Return the addresses to ask from the beginning on; "": whichever it turns out to be."""
+        return [""] * burst
+
+    def _claimed(self, name: str) -> None:
+        self._ended(self._wish(name))
+
+    def _wish(self, name: str) -> Change:
+        pool, host = self.bench.pool, self.bench.host
+        return self.bench.client.restore(pool.name, name=name, host=host.name, reason="bench")
+
+    def _measured(self, name: str, address: str) -> tuple[float, Replica]:
         """Wish, wait, ask; return the moment of the answer and the replica."""
-        client, pool = self.bench.client, self.bench.pool
-        change = client.restore(pool.name, name=name, host=self.bench.host.name, reason="bench")
+        pool, moment = self.bench.pool, 0.0
+        change = self._wish(name)
+        if address:
+            answers(address, pool.application)
+            moment = time.monotonic()
         self._ended(change)
-        replica = next((one for one in client.replicas(pool.name) if one.name == name), None)
+        replica = self._replica(name)
+        if replica.address != address:
+            answers(replica.address or "", pool.application)
+            moment = time.monotonic()
+        return moment, replica
+
+    def _replica(self, name: str) -> Replica:
+        found = self.bench.client.replicas(self.bench.pool.name)
+        replica = next((one for one in found if one.name == name), None)
         if replica is None or replica.address is None or replica.method not in _FAST:
             how = "it is gone" if replica is None else replica.reason or f"it is {replica.method}"
             raise Permanent(
                 "bench.not-restored", f"cannot count {name} as restored: {how}",
-                hint=f"poold explain {pool.name}",
+                hint=f"poold explain {self.bench.pool.name}",
             )  # fmt: skip
-        answers(replica.address, pool.application)
-        return time.monotonic(), replica
+        return replica
 
     def _removed(self, name: str) -> None:
         self._ended(self.bench.client.remove(name, reason="bench"))
@@ -197,6 +238,25 @@ class ByPoold:
                 f"cannot wait longer for change {change.id}: {change.progress}",
                 hint=f"it goes on: poold changes {change.id} --wait",
             )
+
+
+class BySpare(ByPoold):
+    """The same wish where spares wait for it, as many as are wished at once.
+
+    `poold ps` shows at which addresses they will be published, so the first answer there is waited
+    for from the moment on at which the wish is accepted: a connection to what is frozen waits in
+    the kernel. Where a hook gives a replica its identity, only what comes after it counts, and it
+    is asked as any other.
+    """
+
+    def _beside(self) -> int:
+        return 0
+
+    def _asked(self, spares: Sequence[Spare], burst: int) -> Sequence[str]:
+        if self.bench.pool.application.after_restore is not None:
+            return [""] * burst
+        oldest_first = [spare.address for spare in spares]
+        return [*oldest_first, *[""] * burst][:burst]
 
 
 def _path(replicas: list[Replica]) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # imported when it is needed, for speed
     from poold.config import Config
     from poold.model.fleet import Host, Pool
 
-PATHS = ("cold", "article", "podman-tar", "bare", "poold")
+PATHS = ("cold", "article", "podman-tar", "bare", "poold", "spare")
 
 
 @click.command(
@@ -67,6 +67,7 @@ def bench(
     podman-tar  the same with an uncompressed archive
     bare        runc restore alone, everything else made beforehand
     poold       a wish at poold's API; shown as the engine that did it
+    spare       the same where a spare waits, up to as many at once as the pool has
 
     Needs the daemon, and its configuration: the host is reached from here as well, to type podman's
     commands there. Every start is removed again; replicas that serve are left alone, but they do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -11,8 +12,8 @@ import pytest
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 
-def _bench(fleet, *words):
-    argv = [sys.executable, "-m", "poold", "bench", "app", "--config", str(fleet.config), *words]
+def _bench(fleet, *words, pool="app"):
+    argv = [sys.executable, "-m", "poold", "bench", pool, "--config", str(fleet.config), *words]
     return subprocess.run(
         fleet.lab.run_argv(argv), check=False, capture_output=True, text=True, timeout=240
     )
@@ -47,3 +48,25 @@ def test_what_cannot_be_measured_is_said(fleet):
     assert done.returncode != 0
     assert "cannot restore 60 more replicas of app" in done.stderr
     fleet.ready("app", 1)
+
+
+def test_a_spare_is_measured_beside_the_engine(make):
+    """In one run of one pool: what is restored had no spare to claim, and the other way had one."""
+    table = make.pool("app", command=make.application(), engine="oci", spares=1, hosts=["a"])
+    fleet = make.fleet("benched", [make.host("a"), table], hosts=["a"])
+    try:
+        fleet.scaled("app", 1)
+        words = ["--runs", "2", "--burst", "1", "--burst", "2", "--only", "poold", "--json"]
+        done = _bench(fleet, *words, "--only", "spare")
+        assert done.returncode == 0, done.stderr
+        rows = {(row["path"], row["burst"]): row for row in json.loads(done.stdout)["rows"]}
+        assert rows.keys() == {("oci", 1), ("spare", 1), ("oci", 2)}
+        assert all(len(row["seconds"]) == 2 for row in rows.values())
+        assert "thaw" in rows["spare", 1]["phases"]
+        assert rows["spare", 1]["median"] < rows["oci", 1]["median"]
+        fleet.ready("app", 1)
+    finally:
+        fleet.config.write_text(fleet.config.read_text().replace("spares = 1", "spares = 0"))
+        fleet.tell(signal.SIGHUP)
+        fleet.until("no spares are left", lambda: not fleet.client.spares())
+        fleet.scaled("app", 0)

@@ -45,7 +45,9 @@ my $s = IO::Socket::INET->new(LocalPort => 8080, Listen => 64, ReuseAddr => 1) o
 for (;;) {
   my $c = $s->accept or next;
   my ($p) = (scalar(<$c>) // "") =~ m{ (\S+) }; my $length = 0;
-  while (defined(my $l = <$c>)) { $length = $1 if $l =~ /^content-length: (\d+)/i; last if $l !~ /\S/ }
+  while (defined(my $l = <$c>)) {
+    $length = $1 if $l =~ /^content-length: (\d+)/i; last if $l !~ /\S/;
+  }
   read $c, my $body, $length;
   undef $db if $p eq "/renew" || $p eq "/close";
   if ($p eq "/renew" || $p eq "/open") { opened(); alarm 1 }
