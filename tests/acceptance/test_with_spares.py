@@ -28,13 +28,7 @@ def spared(make, request):
     fleet.tell(signal.SIGHUP)
     fleet.until("no spares are left", lambda: not fleet.client.spares())
     fleet.scaled("quick", 0)
-    tidy(fleet)
-
-
-def tidy(fleet):
-    """Ask for every promise, where podman lists all that there is."""
-    if fleet.engine == "podman":
-        fleet.is_tidy()
+    fleet.is_tidy()
 
 
 def waiting(fleet):
@@ -77,7 +71,7 @@ def test_a_wish_gets_a_spare_and_a_spare_gets_made(spared, capsys):
         with capsys.disabled():
             print(f"\n{spared.engine} {number}: {took[-1] * 1000:.0f} ms, {replica.phases}")
     waiting(spared)
-    tidy(spared)
+    spared.is_tidy()
 
 
 def test_spares_outlive_the_daemon_and_its_agents(spared):
@@ -91,7 +85,7 @@ def test_spares_outlive_the_daemon_and_its_agents(spared):
     methods = {one.name: one.method for one in spared.client.replicas("quick")}
     assert list(methods.values()).count("spare") == 2
     waiting(spared)
-    tidy(spared)
+    spared.is_tidy()
 
 
 def test_a_spare_that_was_killed_is_replaced_and_nobody_waits(spared):
@@ -103,7 +97,7 @@ def test_a_spare_that_was_killed_is_replaced_and_nobody_waits(spared):
         spared.on("a", "runc", "kill", spare.container_id, "KILL")
     spared.settled(spared.client.restore("quick", host="a"))
     spared.until("another one waits", lambda: waiting(spared)["a"].name != spare.name)
-    tidy(spared)
+    spared.is_tidy()
 
 
 def test_a_new_generation_gets_spares_of_its_own(spared):
@@ -114,4 +108,4 @@ def test_a_new_generation_gets_spares_of_its_own(spared):
         return {spare.generation for spare in waiting(spared).values()} == {2}
 
     spared.until("spares are of generation 2", are_new)
-    tidy(spared)
+    spared.is_tidy()

@@ -115,8 +115,19 @@ def box(folder):
         "state": f"box of {pid} under {conmon}",
         "started_at": told["started_at"],
         "fleet": told["labels"].get("io.poold.fleet", ""),
+        "frozen": is_frozen(pid),
     }
     return container, slot
+
+
+def is_frozen(pid):
+    """Say whether the control group of a process is frozen."""
+    try:
+        groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        (group,) = (line[3:] for line in groups if line.startswith("0::"))
+        return Path(f"/sys/fs/cgroup{group}/cgroup.freeze").read_text() == "1\n"
+    except (OSError, ValueError):
+        return False
 
 
 def number(path):
@@ -168,6 +179,7 @@ containers = [
         "state": each["State"],
         "started_at": each.get("StartedAt", 0),
         "fleet": (each.get("Labels") or {}).get("io.poold.fleet", ""),
+        "frozen": each["State"] == "paused",
     }
     for each in json.loads(said("podman", "ps", "--all", "--format", "json") or "[]")
 ]

@@ -16,6 +16,7 @@ from poold.model.fleet import Replica, Spare
 
 NOT_APPLICABLE = "not applicable: there are no balancers yet"
 _TEMPORARY = ("poold-build-", "poold-proof-")
+_SPARE = "poold-spare-"
 
 
 def promise_1_at_most_one(view: View) -> list[str]:
@@ -60,6 +61,8 @@ def _left_on(view: View, host: HostSeen, known: dict[str, Replica | Spare]) -> I
     for name in sorted(ours.keys() & known.keys()):
         if not ours[name].running or ours[name].id != known[name].container_id:
             yield f"container {name} is {ours[name]}, known as {known[name].container_id}"
+        if ours[name].frozen != name.startswith(_SPARE):  # no spare serves, every replica does
+            yield f"container {name} is {'frozen' if ours[name].frozen else 'not frozen'}"
     running = {each.id for each in host.containers if each.running}
     for what, count in (
         ("network namespaces", host.namespaces),

@@ -235,7 +235,7 @@ def seen(name: str, folder: Path) -> HostSeen:
         containers=tuple(
             Container(
                 name=box["name"], id=box["id"], running=box["running"],
-                fleet=box["labels"]["io.poold.fleet"],
+                fleet=box["labels"]["io.poold.fleet"], frozen=box.get("paused", False),
             )
             for box in boxes
         ),

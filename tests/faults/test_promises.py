@@ -9,7 +9,7 @@ import pytest
 from promises import NOT_APPLICABLE, PROMISES, broken, promise_4_balancers
 from view import Books, Container, HostSeen, Kept, Slot, View, read_books
 
-from poold.model.fleet import Change, Generation, Manifest, Replica
+from poold.model.fleet import Change, Generation, Manifest, Replica, Spare
 from poold.store import Store
 
 DIGEST = "sha256:" + "1" * 64
@@ -88,6 +88,28 @@ def replica(**changed):
     return replace(SOUND, replicas=(replace(SOUND.replicas[0], **changed),))
 
 
+SPARE = Container(
+    name="poold-spare-1", id="s1", running=True, fleet="test", state="paused", frozen=True
+)
+
+
+def spared(spare=SPARE, one=ONE):
+    """Return the sound view with a spare on host a."""
+    record = {"digest": DIGEST, "method": "restore", "spare": True}
+    here = a(
+        containers=(one, spare),
+        records={**HOST_A.records, "poold-spare-1": record},
+        listening=frozenset({22, 20000, 20001}),
+        forwarded=frozenset({20000, 20001}),
+        namespaces=2,
+        mounts=2,
+        conmons=2,
+        runtime=frozenset({"c1", "s1"}),
+    )
+    known = Spare("poold-spare-1", "a", "ready", "s1", "10.0.0.1:20001", 1, 1.0)
+    return replace(here, spares=(known,))
+
+
 BREAKING = {
     "1 two hosts": b(containers=(FOREIGN, ONE)),
     "1 not reserved": replace(
@@ -113,6 +135,10 @@ BREAKING = {
         mounts=2,
         listening=frozenset({20000, 20098}),
     ),
+    "2 spare that serves": spared(spare=replace(SPARE, frozen=False)),
+    "2 replica that does not": spared(one=replace(ONE, frozen=True)),
+    "2 spare nobody knows": replace(spared(), spares=()),
+    "2 spare that is gone": replace(spared(), hosts=SOUND.hosts),
     "2 port": a(listening=frozenset({20000, 20001})),
     "2 rule": a(forwarded=frozenset({20000, 20005})),
     "2 record": b(records={"hello3": {}}),
@@ -155,6 +181,7 @@ def test_a_sound_fleet_breaks_nothing():
     slot = Slot(id="s1", ports=(20099,), kept=True)
     waiting = a(slots=(slot,), namespaces=2, mounts=2, listening=frozenset({20000, 20099}))
     assert broken(waiting) == []
+    assert broken(spared()) == []
 
 
 @pytest.mark.parametrize("case", BREAKING)

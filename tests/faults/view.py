@@ -28,6 +28,7 @@ class Container:
     fleet: str = ""
     started_at: float = 0.0
     state: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
