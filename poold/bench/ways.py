@@ -124,8 +124,9 @@ class ByPoold:
         "oci", or "podman" if it was any. A pool with spares has them ready before it begins.
         """
         loop = asyncio.get_running_loop()
-        names = await asyncio.to_thread(self._names, burst + self._beside())
         spares = await asyncio.to_thread(self._spares)
+        beside = len(spares) if self.path != "spare" else 0
+        names = await asyncio.to_thread(self._names, burst + beside)
         with ThreadPoolExecutor(len(names)) as threads:
 
             async def together(
@@ -152,10 +153,6 @@ class ByPoold:
             phases=dict(done[len(done) // 2][1].phases),
         )
 
-    def _beside(self) -> int:
-        """Return how many more replicas than are measured."""
-        return self.bench.pool.spares
-
     def _names(self, count: int) -> Sequence[str]:
         pool = self.bench.pool
         have = {replica.name for replica in self.bench.client.replicas(pool.name)}
@@ -170,17 +167,13 @@ class ByPoold:
         return [name for n in numbers if (name := pool.replica(n)) not in have][:count]
 
     def _spares(self) -> list[Spare]:
-        """Wait until the host has the spares that the pool wishes for, or will not get them."""
+        """Wait until the pool has its spares, or will not get them; return those of the host."""
         pool, deadline = self.bench.pool, time.monotonic() + _SPARES_SECONDS
         here: list[Spare] = []
         while pool.spares and time.monotonic() < deadline:
-            spares = self.bench.client.spares(pool.name)
-            here = [
-                spare
-                for spare in spares
-                if spare.host == self.bench.host.name and spare.state == "ready"
-            ]
-            if len(here) >= pool.spares:
+            spares = [each for each in self.bench.client.spares(pool.name) if each.state == "ready"]
+            here = [spare for spare in spares if spare.host == self.bench.host.name]
+            if len(here if pool.spares_per == "host" else spares) >= pool.spares:
                 break
             time.sleep(_LOOK_SECONDS)
         return sorted(here, key=lambda spare: (spare.started_at, spare.name))
@@ -248,9 +241,6 @@ class BySpare(ByPoold):
     the kernel. Where a hook gives a replica its identity, only what comes after it counts, and it
     is asked as any other.
     """
-
-    def _beside(self) -> int:
-        return 0
 
     def _asked(self, spares: Sequence[Spare], burst: int) -> Sequence[str]:
         if self.bench.pool.application.after_restore is not None:

@@ -55,8 +55,14 @@ class Pool:
     liveness: Optional[Liveness] = None  # None: a replica lives as long as its container runs
     roll: RollSettings = field(default_factory=RollSettings)
     balancer: Optional[Behind] = None  # None: poold tells nobody where its replicas are
-    spares: int = 0  # restored ahead on each host, ready and frozen, under no number yet
+    spares: int = 0  # restored ahead, ready and frozen, under no number yet
+    spares_per: Literal["host", "pool"] = "host"  # on each host, or on all of them together
     spare_max_age_seconds: float = 3600.0  # then it is replaced by a fresh one
+
+    @property
+    def spares_in_all(self) -> int:
+        """Return how many spares are wished on all hosts together."""
+        return self.spares * (len(self.hosts) if self.spares_per == "host" else 1)
 
     def replica(self, number: int) -> ReplicaName:
         """Return the name of the replica with that number, counted from 1."""

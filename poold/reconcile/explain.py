@@ -23,9 +23,10 @@ from poold.reconcile.actions import (
 from poold.reconcile.ladder import why_none_fits
 from poold.reconcile.plan import Plan
 from poold.reconcile.quarantine import barred
+from poold.reconcile.shares import shares, spares_of
 from poold.reconcile.shown import describe
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
-from poold.reconcile.spares import is_short_of_memory, spares_of
+from poold.reconcile.spares import is_short_of_memory
 
 
 def explain(
@@ -269,13 +270,13 @@ def _hosts(snapshot: Snapshot, now: float) -> Iterator[Because]:
             text = f"the host {name} left the configuration; its names stay reserved"
             yield Because("host", name, "unknown", text)
             continue
-        yield _host(snapshot, view)
+        yield _host(snapshot, view, now)
         yield from _sends(snapshot, view, now)
         yield from _no_spare(snapshot, view, now)
         yield from _quarantine(snapshot, view, now)
 
 
-def _host(snapshot: Snapshot, view: HostView) -> Because:
+def _host(snapshot: Snapshot, view: HostView, now: float) -> Because:
     names = sorted(a.name for a in snapshot.assignments if a.host == view.name)
     count = _count(len(names), "replica")
     if not view.up:
@@ -287,7 +288,7 @@ def _host(snapshot: Snapshot, view: HostView) -> Because:
     text = f"{view.name} is up: {count} of this pool, {view.others} of others{full}"
     text += f"; nothing new is placed there: {view.closed}" if view.closed else ""
     waiting = len(spares_of(snapshot, view))
-    wished = snapshot.pool.spares if snapshot.pool and view.name in snapshot.pool.hosts else 0
+    wished = shares(snapshot, snapshot.pool, now).get(view.name, 0) if snapshot.pool else 0
     text += f"; {waiting} of {_count(wished, 'spare')}" if waiting or wished else ""
     foreign = sorted(c.name for c in view.containers if not c.ours)
     text += f"; not ours, but named like ours: {', '.join(foreign)}" if foreign else ""

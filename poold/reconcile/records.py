@@ -228,7 +228,7 @@ class Records:
             held=hold.number if hold else None,
             roll=decided.roll,
             spares=spares.shown(snapshot),
-            spares_wished=snapshot.pool.spares * len(snapshot.pool.hosts) if snapshot.pool else 0,
+            spares_wished=snapshot.pool.spares_in_all if snapshot.pool else 0,
         )
         self.world.planned(status, decided.replicas)
 

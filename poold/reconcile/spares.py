@@ -21,7 +21,8 @@ from poold.reconcile.actions import (
     replica_subject,
     spare_subject,
 )
-from poold.reconcile.ladder import Rung, Wait, next_rung
+from poold.reconcile.ladder import Rung, next_rung
+from poold.reconcile.shares import kept, room_for_spares, shares, spares_of
 from poold.reconcile.snapshot import HostView, Snapshot
 
 REST_SECONDS = 1.0  # from the last replica that came up to the next spare: whoever asked it first
@@ -47,16 +48,6 @@ class Offers:
         return ""
 
 
-def spares_of(snapshot: Snapshot, host: HostView) -> list[ContainerFact]:
-    """Return the pool's spares on a host, the oldest first, but for those being claimed."""
-    found = (
-        fact
-        for fact in host.containers
-        if fact.ours and fact.role == "spare" and fact.name not in snapshot.claimed
-    )
-    return sorted(found, key=lambda fact: (fact.started_at, fact.name))
-
-
 def offers(snapshot: Snapshot, now: float, leaving: Iterable[TakeDown]) -> Offers:
     """Return the spares that are ready, certain, young enough, and not on their way out."""
     pool, going = snapshot.pool, {action.name for action in leaving}
@@ -73,7 +64,7 @@ def offers(snapshot: Snapshot, now: float, leaving: Iterable[TakeDown]) -> Offer
             and fact.name not in going
             and fact.name not in host.unsure
             and replica_subject(fact.name) not in snapshot.busy
-            and _age(host, fact, now) < pool.spare_max_age_seconds
+            and not is_old(pool, host, fact, now)
         ]
         if waiting:
             found.by_host[host.name] = waiting
@@ -85,10 +76,11 @@ def offers(snapshot: Snapshot, now: float, leaving: Iterable[TakeDown]) -> Offer
 
 def given_up(snapshot: Snapshot, now: float) -> Iterator[TakeDown]:
     """Find spares that are not to be there: dead, of the past, too many, too old, in the way."""
+    wished = shares(snapshot, snapshot.pool, now) if snapshot.pool is not None else {}
     for host in sorted(snapshot.hosts.values(), key=lambda h: h.name):
         if not host.up:
             continue
-        for fact, reason in _too_much(snapshot, host, now):
+        for fact, reason in _too_much(snapshot, host, wished.get(host.name, 0), now):
             retry = snapshot.retries.get(removal_key(fact.name))
             if (
                 fact.name not in host.unsure
@@ -99,7 +91,7 @@ def given_up(snapshot: Snapshot, now: float) -> Iterator[TakeDown]:
 
 
 def _too_much(
-    snapshot: Snapshot, host: HostView, now: float
+    snapshot: Snapshot, host: HostView, wished: int, now: float
 ) -> Iterator[tuple[ContainerFact, str]]:
     being_made = spare_subject(host.name) in snapshot.busy  # listed before it was ready
     spares = [fact for fact in spares_of(snapshot, host) if fact.ready or not being_made]
@@ -109,8 +101,7 @@ def _too_much(
     if why_none:
         yield from ((fact, why_none) for fact in spares)
         return
-    pool = snapshot.pool
-    assert pool is not None  # noqa: S101 - otherwise there are to be none
+    assert snapshot.pool is not None  # noqa: S101 - otherwise there are to be none
     current = kept(snapshot, host, now)
     good = []
     for fact in spares:
@@ -120,14 +111,13 @@ def _too_much(
             yield fact, "its generation is not the current one"
         else:
             good.append(fact)
-    room = host.max_replicas - host.others - snapshot.loads()[host.name]
-    allowed = max(0, min(pool.spares, room))
+    allowed = min(wished, room_for_spares(snapshot, host))
     surplus, good = good[: max(0, len(good) - allowed)], good[max(0, len(good) - allowed) :]
-    why = "more than the pool wishes for" if allowed == pool.spares else "its room is needed"
+    why = "more than the pool wishes for" if allowed == wished else "its room is needed"
     yield from ((fact, why) for fact in surplus)
     if good and is_short_of_memory(snapshot, host, now):
         yield good[0], f"memory is short on {host.name}"
-    elif len(good) == pool.spares and _age(host, good[0], now) >= pool.spare_max_age_seconds:
+    elif good and len(good) == wished and is_old(snapshot.pool, host, good[0], now):
         yield good[0], "it grew old"  # one at a time, so that there is one to claim meanwhile
 
 
@@ -145,21 +135,6 @@ def _why_none(snapshot: Snapshot, host: HostView) -> str:
     return ""
 
 
-def kept(snapshot: Snapshot, host: HostView, now: float) -> frozenset[Digest] | None:
-    """Return the generations of which a spare is worth keeping; None: nothing better is there yet.
-
-    That is the one that a replica would be restored from now; while a better one is on its way,
-    any that the application may be restored from.
-    """
-    rung = next_rung(snapshot, host, (), now)
-    if isinstance(rung, Rung) and rung.generation is not None:
-        return frozenset({rung.generation.digest})
-    if isinstance(rung, Wait):
-        usable = frozenset(generation.digest for generation in snapshot.usable_on(host))
-        return usable or None
-    return frozenset()
-
-
 def is_short_of_memory(snapshot: Snapshot, host: HostView, now: float, more: int = 0) -> bool:
     """Whether less is free than one replica takes, and `more` of them; not where it is unknown."""
     free = host.memory_free_bytes
@@ -167,6 +142,11 @@ def is_short_of_memory(snapshot: Snapshot, host: HostView, now: float, more: int
     if not free or not isinstance(rung, Rung) or rung.generation is None:
         return False
     return free < (1 + more) * rung.generation.manifest.archive_bytes
+
+
+def is_old(pool: Pool, host: HostView, fact: ContainerFact, now: float) -> bool:
+    """Whether a spare waited as long as the pool allows."""
+    return _age(host, fact, now) >= pool.spare_max_age_seconds
 
 
 def _age(host: HostView, fact: ContainerFact, now: float) -> float:
@@ -184,6 +164,7 @@ def missing(
     actions = tuple(planned)
     if pool.spares == 0 or _is_at_work(snapshot, actions) or rests_until(snapshot, now) > now:
         return
+    wished = shares(snapshot, pool, now)
     for name in sorted(pool.hosts):
         host = snapshot.hosts.get(name)
         subject = spare_subject(name)
@@ -194,11 +175,9 @@ def missing(
             continue
         generation = _restorable(snapshot, host, now)
         there = len(spares_of(snapshot, host))  # those on their way out have to be gone first
-        taken = host.others + snapshot.loads()[name] + there
         if (
             generation is not None
-            and there < pool.spares
-            and taken < host.max_replicas
+            and there < min(wished[name], room_for_spares(snapshot, host))
             and not is_short_of_memory(snapshot, host, now, more=1)
         ):
             yield MakeSpare(name, generation.digest, generation.number)

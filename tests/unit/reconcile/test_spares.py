@@ -308,6 +308,45 @@ def test_a_spare_that_could_not_be_made_is_tried_again_later():
     assert len(acts(given_, now=NOW + 6)) == 2
 
 
+TOGETHER = replace(POOL, spares_per="pool")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "made", "gone"),
+    [
+        ([host("a"), host("b")], ["a", "b"], []),
+        ([host("a", replica("hello1"), replica("hello2")), host("b")], ["b"], []),
+        ([host("a", spare(1)), host("b")], ["b"], []),
+        ([host("a", spare(1), spare(2)), host("b")], [], []),
+        ([host("a", spare(1)), host("b", spare(2))], [], []),
+        ([host("a", spare(1)), host("b", spare(2), spare(3, age=20))], [], ["3"]),
+        ([host("a", staged=()), host("b")], ["b"], []),
+        ([host("a", closed="cordoned"), host("b", spare(1))], ["b"], []),
+        ([host("a", spare(1), state="unknown"), host("b")], ["b"], []),
+        ([host("a", max_replicas=0), host("b", max_replicas=1)], ["b"], []),
+        ([host("a", spare(1, age=200)), host("b", spare(2))], [], ["1"]),
+        ([host("a", spare(1, ready=False)), host("b", spare(2))], [], ["1"]),
+    ],
+    ids=[
+        "none yet", "where replicas are few", "the second elsewhere", "they stay", "one each",
+        "one too many", "nothing to restore", "cordoned", "out of reach", "no room", "old", "dead",
+    ],
+)  # fmt: skip
+def test_spares_of_the_pool_are_on_all_hosts_together(hosts, made, gone):
+    """They stay where they are; the others go where the next replicas will be placed."""
+    on_a = [fact.name for fact in hosts[0].containers if fact.role == "replica"]
+    given_ = snapshot(
+        *hosts, pool=TOGETHER, wished=on_a, assigned=dict.fromkeys(on_a, "a"),
+        generations=(ONE,),
+    )  # fmt: skip
+    if not hosts[0].staged:  # as on a host of another kind
+        given_ = replace(given_, busy={f"generation:{ONE.digest}@a": "sending"})
+    assert [action.host for action in acts(given_, MakeSpare)] == made
+    assert sorted(name for name, _ in down(given_)) == gone
+    assert POOL.spares_in_all == 4
+    assert TOGETHER.spares_in_all == 2
+
+
 NAMES = ["hello1", "hello2", "hello3", "hello4"]
 
 
@@ -350,7 +389,9 @@ def worlds(draw):
         wished=draw(st.lists(st.sampled_from(NAMES), unique=True)),
         assigned=assigned,
         generations=draw(st.sampled_from([(), (ONE,), (TWO, ONE)])),
-        pool=replace(POOL, spares=draw(st.integers(0, 3))),
+        pool=replace(
+            POOL, spares=draw(st.integers(0, 3)), spares_per=draw(st.sampled_from(["host", "pool"]))
+        ),
         claimed=draw(some),
     )
 
