@@ -6,12 +6,13 @@ owns its `subject` until its outcome is folded, so that nothing is decided twice
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from poold.agent.messages import ContainerFact
 from poold.model.fleet import Digest, HostName, ReplicaName
-from poold.store import Roll
+from poold.store import Move, Roll
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +277,20 @@ Remote = (
 Action = Local | Remote
 
 COLD = "cold"
+
+
+def hosts_of(action: Remote, moves: Iterable[Move]) -> frozenset[HostName]:
+    """Return the hosts that an action is done at, both of a move."""
+    match action:
+        case MakeGeneration():
+            return frozenset({action.builder})
+        case SendImage() | SendGeneration():
+            return frozenset({action.source, action.target})
+        case AdvanceMove():
+            mine = [move for move in moves if move.name == action.name]
+            return frozenset(host for move in mine for host in (move.source, move.target))
+        case _:
+            return frozenset({action.host})
 
 
 def restore_rung(digest: Digest) -> str:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -22,25 +22,19 @@ from typing import Any
 from poold.agent.failpoints import failpoint
 from poold.balancers.base import Balancer
 from poold.config import Config
-from poold.errors import Permanent, Problem, Temporary
+from poold.errors import Problem, Temporary
 from poold.hosts.base import HostLink
 from poold.model.balancing import BalancerName
 from poold.model.events import Explanation
 from poold.model.fleet import HostName, PoolName
-from poold.reconcile.actions import (
-    AdvanceMove,
-    MakeGeneration,
-    Remote,
-    SendGeneration,
-    SendImage,
-    TakeDown,
-)
+from poold.reconcile.actions import Remote, TakeDown, hosts_of
 from poold.reconcile.apply import PER_HOST, Apply
 from poold.reconcile.ask import Asker
 from poold.reconcile.backoff import Backoff
 from poold.reconcile.deaths import Deaths
 from poold.reconcile.explain import explain
 from poold.reconcile.fold import Fold
+from poold.reconcile.jobs import Jobs
 from poold.reconcile.mover import Mover
 from poold.reconcile.news import News
 from poold.reconcile.plan import Plan, plan
@@ -57,7 +51,6 @@ from poold.store import Intent, Store
 
 EXPLAINED_EVENTS = 8
 LOG = logging.getLogger(__name__)
-Doing = Callable[[], Awaitable[None]]
 
 BOOK_ROUNDS = 20  # each kind of book can bring up each other once or twice
 
@@ -167,7 +160,7 @@ class Loop:
             every_seconds=pauses.publish,
         )
         self.publish = self._publishing.once
-        self._jobs: dict[tuple[PoolName, str], tuple[str, asyncio.Task[None]]] = {}
+        self._jobs = Jobs(self._backoff, after_bug_seconds=pauses.after_bug, ended=self._look_after)
         self._wakes: defaultdict[PoolName, asyncio.Event] = defaultdict(asyncio.Event)
         self._watch = Watch(
             links=links,
@@ -189,7 +182,6 @@ class Loop:
         self._beats: dict[PoolName, float] = {}
         self._pulse_at = time.monotonic()
         self._said: dict[PoolName, str] = {}
-        self._where: dict[tuple[PoolName, str], frozenset[HostName]] = {}
         self._fenced = store.hosts.fenced()
         self._staff: dict[str, tuple[object, asyncio.Task[None]]] = {}
         self._reconfigured = asyncio.Event()
@@ -233,7 +225,7 @@ class Loop:
 
         What was under way at a host that left stays open in the store, as after a restart.
         """
-        self._cancel(lambda host: host not in self._links)
+        self._jobs.cancel(lambda host: host not in self._links)
         self._reconfigured.set()
         self._wake_all()
 
@@ -242,21 +234,11 @@ class Loop:
         fenced = self._store.hosts.fenced()
         new, self._fenced = fenced - self._fenced, fenced
         if new:
-            self._cancel(lambda host: host in new)
-
-    def _cancel(self, at: Callable[[HostName], bool]) -> None:
-        for key, hosts in tuple(self._where.items()):
-            if key in self._jobs and any(at(host) for host in hosts):
-                self._jobs.pop(key)[1].cancel()
-                self._where.pop(key)
+            self._jobs.cancel(lambda host: host in new)
 
     async def close(self) -> None:
         """Stop waiting for actions under way; they go on where they are."""
-        tasks = [task for _, task in self._jobs.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._jobs.clear()
+        await self._jobs.close()
 
     def beat(self) -> float:
         """Return the monotonic time at which the slowest worker was last seen alive.
@@ -319,7 +301,7 @@ class Loop:
 
     def _decide(self, pool: PoolName) -> tuple[Snapshot, Plan]:
         for _ in range(BOOK_ROUNDS):
-            snapshot = self._snapshot(pool, self._busy(pool))
+            snapshot = self._snapshot(pool, self._jobs.busy(pool))
             decided = plan(snapshot, self._clock())
             if not decided.books:
                 self._news.seen(snapshot)
@@ -361,7 +343,7 @@ class Loop:
         snapshot = self._deaths.with_waits(
             self._records.snapshot(
                 pool,
-                busy=self._busy(pool),
+                busy=self._jobs.busy(pool),
                 retries=self._backoff.of(pool),
                 traffic=self._publishing.known(pool),
             )
@@ -384,14 +366,11 @@ class Loop:
 
     def _show_ended(self, pool: PoolName, subject: str) -> None:
         """Show a pool as it is when an action that is about to end will have ended."""
-        busy = {s: text for s, text in self._busy(pool).items() if s != subject}
+        busy = {s: text for s, text in self._jobs.busy(pool).items() if s != subject}
         snapshot = self._snapshot(pool, busy)
         decided = plan(snapshot, self._clock())
         if not decided.books:
             self._records.show(snapshot, decided)
-
-    def _busy(self, pool: PoolName) -> dict[str, str]:
-        return {s: text for (owner, s), (text, _) in self._jobs.items() if owner == pool}
 
     def _end(self, decided: Plan) -> None:
         for verdict in decided.verdicts:
@@ -417,7 +396,7 @@ class Loop:
         """Ask again for what nobody waits for any more: left by a crash, or by a lost timer."""
         for intent in self._store.intents(pool):
             if intent.host in self._links:
-                self._launch(
+                self._jobs.begin(
                     pool,
                     intent.subject,
                     _resumed(intent),
@@ -430,7 +409,7 @@ class Loop:
         if found is None:
             if isinstance(action, TakeDown):  # a spare that nobody will ever need
                 remove = partial(self._apply.take_down, pool, action, stop_timeout_seconds=0)
-                self._launch(pool, action.subject, describe(action), remove, {action.host})
+                self._jobs.begin(pool, action.subject, describe(action), remove, {action.host})
             return
         try:
             self._apply.reserve(found, action)
@@ -439,60 +418,23 @@ class Loop:
             self._backoff.failed(pool, action.subject, problem, definite=False)
             return
         self._deaths.begun(pool, action)
-        self._launch(
+        self._jobs.begin(
             pool,
             action.subject,
             describe(action),
             partial(self._apply.run, found, action),
-            self._hosts_of(pool, action),
+            hosts_of(action, self._store.moves(pool)),
         )
 
-    def _hosts_of(self, pool: PoolName, action: Remote) -> Collection[HostName]:
-        match action:
-            case MakeGeneration():
-                return {action.builder}
-            case SendImage() | SendGeneration():
-                return {action.source, action.target}
-            case AdvanceMove():
-                moves = [m for m in self._store.moves(pool) if m.name == action.name]
-                return {host for move in moves for host in (move.source, move.target)}
-            case _:
-                return {action.host}
-
-    def _launch(
-        self, pool: PoolName, subject: str, text: str, doing: Doing, hosts: Collection[HostName]
-    ) -> None:
-        if (pool, subject) not in self._jobs:
-            task = asyncio.create_task(self._job(pool, subject, doing), name=f"{pool}: {text}")
-            self._jobs[pool, subject] = (text, task)
-            self._where[pool, subject] = frozenset(hosts)
-
-    async def _job(self, pool: PoolName, subject: str, doing: Doing) -> None:
-        """Run an action to its end; whatever happens in it, the pool is looked at again."""
-        try:
-            await doing()
-        except Exception as error:
-            if isinstance(error, Problem) and error.code.startswith("store."):
-                problem: Problem = error  # no bug: it says itself what is wrong with the disk
-                LOG.error("%s", error, extra={"action": "store_failed", "pool": pool})  # noqa: TRY400
-            else:
-                LOG.exception("an action failed", extra={"action": "bug", "pool": pool})
-                problem = Permanent("daemon.failed", f"cannot finish {subject}: {error}")
-            self._backoff.failed(pool, subject, problem, definite=False)
-            await asyncio.sleep(self._pauses.after_bug)  # the store may be what fails, and fast
-        finally:
-            mine = self._jobs.get((pool, subject))
-            if mine is not None and mine[1] is asyncio.current_task():  # not its successor's
-                self._jobs.pop((pool, subject))
-                self._where.pop((pool, subject), None)
-            for host in self._world.hosts_unsure():
-                self._watch.look(host)
-            self.wake(pool)
+    def _look_after(self, pool: PoolName) -> None:
+        """Look again at a pool for which an action ended, and at hosts that it left uncertain."""
+        for host in self._world.hosts_unsure():
+            self._watch.look(host)
+        self.wake(pool)
 
     async def drain(self) -> None:
         """Wait until no action is under way."""
-        while self._jobs:
-            await asyncio.wait([task for _, task in self._jobs.values()])
+        await self._jobs.drain()
 
 
 def _resumed(intent: Intent) -> str:

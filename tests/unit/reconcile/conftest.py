@@ -43,8 +43,8 @@ from poold.agent.messages import (
     Started,
     StatBlob,
 )
-from poold.balancers.base import Balancer, Left, Server, Shown, ShownServer
 from poold.agent.spares import spare_name
+from poold.balancers.base import Balancer, Left, Server, Shown, ShownServer
 from poold.checkpoints.seal import Sealer
 from poold.config import Config, DaemonConfig
 from poold.control import Control
