@@ -62,7 +62,7 @@ class Builds:
             prepared = scratch / "generation"
             prepared.mkdir(mode=0o700)
             try:
-                up = await self._start(build, application, action, scratch, began, report)
+                up = await self._start(build, request, action, scratch, began, report)
                 phases["start"] = round(up.seconds, 4)
                 image_id = await self._freeze(build, application, up, prepared, phases, report)
             finally:
@@ -90,15 +90,16 @@ class Builds:
     async def _start(
         self,
         build: Placement,
-        application: Application,
+        request: Build,
         action: str,
         scratch: Path,
         began: float,
         report: Report,
     ) -> Up:
+        application = request.application
         report(Progress("starting cold"))
         await self._bring_up.clear_name(build)
-        create = self._replicas.cold(build, application, action, scratch)
+        create = self._replicas.cold(build, application, action, scratch, request.image_id)
         up = await self._bring_up.ready(build, application, create, phase="create", began=began)
         report(Progress(f"ready after {up.seconds:.1f} s"))
         return up

@@ -99,6 +99,7 @@ class Observation:
     generations: tuple[GenerationFact, ...] = ()
     running_actions: tuple[str, ...] = ()  # action ids
     facts: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)  # content ids by name, "": absent
     disk_free_bytes: int = 0  # where least is left above the reserve
     disk_reserve_bytes: int = 0
     memory_free_bytes: int = 0
@@ -124,7 +125,8 @@ class Observe(Request[Observation]):
     """List what is there, and remove what no running action owns of the agent's own work files.
 
     `names` are names of the caller's: foreign containers that carry one of them are listed too.
-    `liveness` is by pool, and holds until the next listing says otherwise.
+    `liveness` is by pool, and holds until the next listing says otherwise. `images` are names whose
+    content ids are told.
     """
 
     verb: ClassVar[str] = "observe"
@@ -132,6 +134,7 @@ class Observe(Request[Observation]):
     fleet: str
     names: tuple[str, ...] = ()
     liveness: dict[str, LivenessCheck] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,12 +181,16 @@ class Started:
 
 @dataclass(frozen=True)
 class Start(Request[Started]):
-    """Start cold from the image. A container of ours by that name that runs and is ready: done."""
+    """Start cold from the image. A container of ours by that name that runs and is ready: done.
+
+    With `image_id` from that very image, whatever its name means by now; without it there: refused.
+    """
 
     verb: ClassVar[str] = "start"
     answer: ClassVar[type] = Started
     placement: Placement
     application: Application
+    image_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -268,12 +275,14 @@ class Build(Request[Sealed]):
     """Start cold, warm, prepare, quiesce, checkpoint, seal, prove: a new generation, or nothing.
 
     Afterwards the generation is complete and staged on this host and no container is left.
+    `image_id`: see Start.
     """
 
     verb: ClassVar[str] = "build"
     answer: ClassVar[type] = Sealed
     placement: Placement  # its name is the pool's; the agent derives those of its containers
     application: Application
+    image_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ class Observing:
             generations=self._generations.list(),
             running_actions=running,
             facts=await self._facts(),
+            images=await self._images(request.images),
             disk_free_bytes=free,
             disk_reserve_bytes=reserve,
             memory_free_bytes=memory_free_bytes(),
@@ -204,6 +205,14 @@ class Observing:
             log.warning("cannot sweep up %s: %s", container.name, problem)
             return False
         return True
+
+    async def _images(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Return what names of images mean; what cannot be found out must not hide the host."""
+        try:
+            return await self._engine.image_ids(names) if names else {}
+        except Problem as problem:
+            log.warning("cannot look up images: %s", problem)
+            return {}
 
     async def _facts(self) -> dict[str, str]:
         versions = await self._engine.versions()

@@ -30,6 +30,7 @@ from poold.agent.engines.base import Chooser, Engine, Launch, Published
 from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders, safe_name, write_whole
 from poold.agent.generations import Generations
+from poold.agent.images import bare
 from poold.agent.messages import (
     Done,
     LogLines,
@@ -80,7 +81,7 @@ class Replicas:
                 return existing
             report(Progress("starting cold"))
             with self._folders.scratch(action) as scratch:
-                create = self.cold(placement, application, action, scratch)
+                create = self.cold(placement, application, action, scratch, request.image_id)
                 up = await self._bring_up.ready(
                     placement, application, create, phase="create", began=began
                 )
@@ -172,7 +173,12 @@ class Replicas:
         return restored.reason if restored else ""
 
     def cold(
-        self, placement: Placement, application: Application, action: str, scratch: Path
+        self,
+        placement: Placement,
+        application: Application,
+        action: str,
+        scratch: Path,
+        image_id: str = "",
     ) -> Create:
         """Return the engine's call that starts the application cold on given ports."""
         config = write_criu_config(self._folders, placement.pool, application)
@@ -187,7 +193,9 @@ class Replicas:
                 )
 
         async def create(published: tuple[Published, ...]) -> str:
-            launch = Launch(placement.name, application, labels, config, published, scratch)
+            launch = Launch(
+                placement.name, application, labels, config, published, scratch, bare(image_id)
+            )
             return await self._engine.run(launch)
 
         return create

@@ -87,6 +87,8 @@ def _intent(row: sqlite3.Row) -> Intent:
     if "application" in request:
         # An earlier version wrote it, before replicas could be restored by anything but podman.
         request["application"] = {"engine": "podman", "slots": 0, **request["application"]}
+    if fields["verb"] in ("start", "build"):  # and before an image could be asked for by its id
+        request = {"image_id": "", **request}
     fields["request"] = decode_request(fields.pop("verb"), request)
     return Intent(**fields)
 

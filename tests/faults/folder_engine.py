@@ -49,7 +49,7 @@ class FolderEngine:
         return _container(box) if box else None
 
     async def run(self, launch: Launch) -> str:
-        image_id = await self.image_id(launch.application.image)
+        image_id = await self.image_id(launch.image_id or launch.application.image)
         if not image_id:
             raise Permanent("image.missing", f"cannot get the image for {launch.name}")
         state = {"labels": dict(launch.labels), "image_id": image_id, "counter": 0}
@@ -119,6 +119,9 @@ class FolderEngine:
         held = {path.name for path in self._images.iterdir()}
         found = {image, hashlib.sha256(image.encode()).hexdigest()} & held
         return found.pop() if found else ""
+
+    async def image_ids(self, images: tuple[str, ...]) -> dict[str, str]:
+        return {image: await self.image_id(image) for image in images}
 
     async def image_bytes(self, image: str) -> int:
         """See Engine."""

@@ -585,6 +585,40 @@ async def test_images_travel_by_content(make: Callable[..., Agent]) -> None:
         assert (await refusal(there.do(escape))).code == "image.bad-path"
 
 
+async def test_an_image_whose_name_means_another_one_travels_by_its_id(
+    make: Callable[..., Agent],
+) -> None:
+    """And leaves the name to what it means where it arrives."""
+    old, new = "1" * 64, "2" * 64
+    here, there = make(images={"hello": old}, name="a"), make(images={"hello": new}, name="b")
+    exported = await here.do(ExportImage(old))
+    shutil.copy(here.root / exported.path, there.root / exported.path)
+    assert (await there.do(ImportImage(exported.path, "hello", old))).image_id == old
+    assert (await there.do(FindImage("hello"))).image_id == new
+    assert (await there.do(FindImage("hello", old))).image_id == old
+
+
+async def test_a_cold_start_is_of_the_image_that_is_asked_for(make: Callable[..., Agent]) -> None:
+    """By its id, whatever its name means by now; what is gone is not replaced by another one."""
+    old, new = "1" * 64, "2" * 64
+    agent = make(images={"hello": old})
+    assert (await agent.do(Observe("test", images=("hello", "none")))).images == {
+        "hello": old, "none": "",
+    }  # fmt: skip
+    await agent.engine.name_image(new, "hello")
+    assert (await agent.do(Observe("test", images=("hello",)))).images == {"hello": new}
+    for name, image_id, of in (("hello1", old, old), ("hello2", "", new)):
+        await agent.do(Start(agent.placement(name), HELLO, image_id))
+        found = await agent.engine.find(name)
+        assert found is not None
+        assert found.image_id == of
+    sealed = await agent.do(Build(agent.placement("hello"), HELLO, f"sha256:{old}"))
+    assert sealed.manifest.image_id == old
+    start = Start(agent.placement("hello3"), HELLO, "3" * 64)
+    assert (await refusal(agent.do(start))).code == "image.missing"
+    assert await agent.names() == {"hello1", "hello2"}
+
+
 async def test_names_that_would_leave_the_folders_are_refused(make: Callable[..., Agent]) -> None:
     """A name becomes a file's name; none may point elsewhere."""
     agent = make()

@@ -131,7 +131,7 @@ def test_a_request_without_a_body_is_refused():
 def test_observe_carries_its_names():
     """Tuples become lists on the wire and tuples again."""
     assert encode(Observe("f", ("a", "b"))) == {
-        "fleet": "f", "names": ["a", "b"], "liveness": {},
+        "fleet": "f", "names": ["a", "b"], "liveness": {}, "images": [],
     }  # fmt: skip
-    body = {"fleet": "f", "names": ["a"], "liveness": {}}
+    body = {"fleet": "f", "names": ["a"], "liveness": {}, "images": []}
     assert decode_request("observe", body) == Observe("f", ("a",))

@@ -49,6 +49,19 @@ def test_a_cold_start_says_all_that_the_pool_says() -> None:
     assert arguments[-3:] == ["localhost/hello:1", "serve", "--fast"]
 
 
+def test_a_cold_start_by_an_images_id_pulls_nothing() -> None:
+    """The name may mean another one by now; without that very image it fails and says so."""
+    launch = replace(LAUNCH, image_id="a" * 64)
+    arguments = words.run_arguments(launch, Path("/e"))
+    assert arguments[-5:] == ["--pull", "never", "a" * 64, "serve", "--fast"]
+    assert "localhost/hello:1" not in arguments
+    finished = Finished(["podman"], 125, b"", b"Error: aaaa: image not known\n")
+    problem = words.explain_start(finished, launch)
+    assert problem.code == "image.missing"
+    assert "the image aaaaaaaaaaaa, of which its pool's current generation is" in problem.message
+    assert "poold checkpoint" in problem.hint
+
+
 def test_no_secret_is_in_the_arguments() -> None:
     """Everybody on the host can read a program's arguments."""
     arguments = words.run_arguments(LAUNCH, Path("/agent/work/a1/environment"))

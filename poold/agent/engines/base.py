@@ -28,7 +28,10 @@ class Published:
 
 @dataclass(frozen=True)
 class Launch:
-    """A cold start. `scratch` is a private folder for files that hold secrets until it started."""
+    """A cold start. `scratch` is a private folder for files that hold secrets until it started.
+
+    `image_id` is the very image to start from; "": what the application's name of it means.
+    """
 
     name: str
     application: Application
@@ -36,6 +39,7 @@ class Launch:
     criu_config: Path
     published: tuple[Published, ...]
     scratch: Path
+    image_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,9 @@ class Engine(Protocol):
 
     async def image_id(self, image: str) -> str:
         """Return the content id of an image given by name or id; "" when it is absent."""
+
+    async def image_ids(self, images: tuple[str, ...]) -> dict[str, str]:
+        """Return the content ids by name, as `image_id` does; cheap enough for each listing."""
 
     async def image_bytes(self, image: str) -> int:
         """Return about how large an archive of the image is; 0 where that is not known."""

@@ -70,6 +70,7 @@ class MemoryEngine:
         """`images` maps names to content ids; None: every image is there."""
         self._faults = Faults(faults)
         self._images = None if images is None else dict(images)
+        self._unnamed: set[str] = set()
         self._cold_seconds = cold_seconds
         self._storage = storage
         self._boxes: dict[str, _Box] = {}
@@ -99,7 +100,7 @@ class MemoryEngine:
 
     async def run(self, launch: Launch) -> str:
         """See Engine. Listens after `cold_seconds`, as an application that has to boot."""
-        image = launch.application.image
+        image = launch.image_id or launch.application.image
         image_id = await self.image_id(image)
         if not image_id:
             raise Permanent("image.missing", f"cannot get the image for {launch.name}")
@@ -229,8 +230,12 @@ class MemoryEngine:
         """See Engine."""
         if self._images is None:
             return hashlib.sha256(image.encode()).hexdigest()
-        by_id = image if image in self._images.values() else ""
+        by_id = image if image in {*self._images.values(), *self._unnamed} else ""
         return self._images.get(image, by_id)
+
+    async def image_ids(self, images: tuple[str, ...]) -> dict[str, str]:
+        """See Engine."""
+        return {image: await self.image_id(image) for image in images}
 
     async def image_bytes(self, image: str) -> int:  # noqa: ARG002
         """See Engine."""
@@ -242,14 +247,18 @@ class MemoryEngine:
 
     async def load_image(self, archive: Path, image: str) -> str:
         """See Engine."""
-        loaded = str(_read(archive)["id"])
+        saved = _read(archive)
+        loaded = str(saved["id"])
         if self._images is not None:
-            self._images[image] = loaded
+            self._unnamed.add(loaded)
+            if saved["image"] == image or image not in self._images:
+                self._images[image] = loaded
         return loaded
 
     async def name_image(self, image_id: str, image: str) -> None:
         """See Engine."""
         if self._images is not None:
+            self._unnamed.add(self._images.get(image, image_id))
             self._images[image] = image_id
 
     # -- how ---------------------------------------------------------------------------------------

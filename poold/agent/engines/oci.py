@@ -334,6 +334,10 @@ class OciEngine:
         """See Engine."""
         return await self._podman.image_id(image)
 
+    async def image_ids(self, images: tuple[str, ...]) -> dict[str, str]:
+        """See Engine."""
+        return await self._podman.image_ids(images)
+
     async def image_bytes(self, image: str) -> int:
         """See Engine."""
         return await self._podman.image_bytes(image)

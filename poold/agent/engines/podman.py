@@ -20,6 +20,7 @@ from typing import Any, Optional
 from poold.agent import criu, criu_log, proc, quiesce, victims, watches
 from poold.agent.engines import podman_words as words
 from poold.agent.engines.base import Container, Executed, Launch, Published, Versions
+from poold.agent.engines.image_names import ImageNames
 from poold.agent.engines.podman_words import Installation
 from poold.agent.process import CommandFailed, Finished, check, run
 from poold.agent.space import require_space
@@ -44,6 +45,7 @@ class PodmanEngine:
         self.program = self._program = program
         self._info: Optional[Installation] = None
         self._asking: Optional[asyncio.Lock] = None
+        self._image_names = ImageNames(self.image_id)
 
     # -- what is there ----------------------------------------------------------------------------
 
@@ -214,6 +216,10 @@ class PodmanEngine:
         )
         return finished.stdout.decode().strip() if finished.status == 0 else ""
 
+    async def image_ids(self, images: tuple[str, ...]) -> dict[str, str]:
+        """See Engine. From the storage's own file, and by podman what is not in there."""
+        return await self._image_names.ids(images, (await self._facts()).images_file)
+
     async def image_bytes(self, image: str) -> int:
         """See Engine: its layers as they are stored."""
         argv = [self._program, "image", "inspect", "--format", "{{.Size}}", image]
@@ -233,11 +239,10 @@ class PodmanEngine:
         """See Engine."""
         argv = [self._program, "image", "load", "--quiet", "--input", str(archive)]
         loaded = await check(argv, deadline_seconds=_IMAGE_SECONDS)
-        found = await self.image_id(image)
-        if not found:  # saved by its id, or under another name
-            name = loaded.stdout.decode().strip().rpartition(" ")[2]
-            await self.name_image(name, image)
-            found = await self.image_id(image)
+        name = loaded.stdout.decode().strip().rpartition(" ")[2]
+        found = await self.image_id(name) or await self.image_id(image)
+        if found and not await self.image_id(image):  # saved by its id, or under another name
+            await self.name_image(found, image)
         return found
 
     async def name_image(self, image_id: str, image: str) -> None:

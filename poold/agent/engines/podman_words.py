@@ -38,6 +38,12 @@ class Installation:
         """Return where podman and the OCI runtime leave CRIU's log."""
         return self.graph_root / self.containers_folder / container_id / "userdata" / name
 
+    @property
+    def images_file(self) -> Path:
+        """Where containers/storage keeps which image each name means."""
+        folder = self.containers_folder.replace("-containers", "-images")
+        return self.graph_root / folder / "images.json"
+
     def pid(self, container_id: str, file: str = "pidfile") -> int:
         """Read "pidfile" (the first process) or "conmon.pid"; 0 when there is none."""
         folder = self.run_root / self.containers_folder / container_id / "userdata"
@@ -72,6 +78,8 @@ def run_arguments(launch: Launch, environment: Path) -> list[str]:
     arguments += ["--memory", limits.memory] if limits.memory else []
     arguments += ["--cpus", f"{limits.cpus:g}"] if limits.cpus else []
     arguments += ["--pids-limit", str(limits.pids)] if limits.pids else []
+    if launch.image_id:  # another image by that id exists nowhere: nothing is pulled instead
+        return [*arguments, "--pull", "never", launch.image_id, *app.command]
     return [*arguments, app.image, *app.command]
 
 
@@ -211,6 +219,14 @@ def explain_rename(finished: Finished, name: str, new_name: str) -> Problem:
 def explain_start(finished: Finished, launch: Launch) -> Problem:
     """Say why podman did not start a container."""
     common = explain_common(finished, launch.name)
+    if common is not None and common.code == "image.missing" and launch.image_id:
+        return Permanent(
+            "image.missing",
+            f"cannot start {launch.name}: the image {launch.image_id[:12]}, of which its pool's"
+            " current generation is, is not on this host any more",
+            hint="load it again, or make a generation of what its name means now: poold checkpoint",
+            detail=finished.error_text,
+        )
     if common is not None:
         return common
     if "already in use" in finished.error_text and "name" in finished.error_text:
