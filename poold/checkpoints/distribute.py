@@ -77,19 +77,17 @@ async def send_image(
     action: ActionId,
     progress: OnProgress | None = None,
 ) -> Sent:
-    """Make the target have an image, by its content id where one is given."""
+    """Make the target have an image, by its content id where one is given.
+
+    That one is sent even where its name means another one at the source by now.
+    """
     sent = Sent()
     found: ImageFacts = await ask(target.name, FindImage(image=image, image_id=image_id))
     if found.image_id:
         return sent
     begun = time.monotonic()
-    exported: ImageFacts = await ask(source.name, ExportImage(image=image))
-    if image_id and not _same_image(exported.image_id, image_id):
-        raise Permanent(
-            "image.changed",
-            f"cannot send the image {image}: on {source.name} it is another one by now",
-            hint="make a new checkpoint",
-        )
+    called = await _called(ask, source, image, image_id)
+    exported: ImageFacts = await ask(source.name, ExportImage(image=called))
     sent.image_bytes = await copy_blob(
         source,
         target,
@@ -137,6 +135,24 @@ async def send_checkpoint(
     await ask(target.name, Stage(digest=digest, engine=engine))
     sent.phases["stage"] = time.monotonic() - begun
     return sent
+
+
+async def _called(ask: Ask, source: HostLink, image: str, image_id: str) -> str:
+    """Return what the source calls an image: its name, or its id where that means another one."""
+    if not image_id:
+        return image
+    named: ImageFacts = await ask(source.name, FindImage(image=image))
+    if not named.image_id or _same_image(named.image_id, image_id):
+        return image
+    found: ImageFacts = await ask(source.name, FindImage(image=image, image_id=image_id))
+    if not found.image_id:
+        raise Permanent(
+            "image.changed",
+            f"cannot send the image {image}: on {source.name} it is another one by now, and"
+            f" {image_id.removeprefix('sha256:')[:12]} is not there any more",
+            hint="make a new checkpoint",
+        )
+    return image_id.removeprefix("sha256:")
 
 
 def _same_image(one: str, other: str) -> bool:

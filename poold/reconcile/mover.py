@@ -209,7 +209,10 @@ class Mover:
                     hint="poold hosts shows why",
                 )
         image = trip.pool.application.image
-        here: ImageFacts = await self._asker.read(source.name, FindImage(image=image))
+        image_id = self._made_of(move)
+        if not image_id:  # it started cold, of an image that nobody wrote down
+            here: ImageFacts = await self._asker.read(source.name, FindImage(image=image))
+            image_id = here.image_id
         what = f"sending the image of {move.name} to {target.name}"
         async with self._receiving[target.name], in_time(trip.transfer_deadline_seconds, what):
             sent = await send_image(
@@ -217,12 +220,19 @@ class Mover:
                 source,
                 target,
                 image=image,
-                image_id=here.image_id,
+                image_id=image_id,
                 action=action_of(move, "copy"),
                 progress=lambda news: self._tell_progress(move, news),
             )
         self._recorder.transferred("image", target.name, sent.image_bytes)
         return sent.phases
+
+    def _made_of(self, move: Move) -> str:
+        """Return the id of the image that a replica is of: its generation's; "": not known."""
+        found = self._store.assignment(move.name)
+        number = found.generation if found else None
+        known = (g for g in self._store.generations(move.pool) if g.number == number)
+        return next((g.manifest.image_id for g in known), "")
 
     async def _send_capture(self, move: Move, trip: Trip) -> Phases:
         """Send a frozen replica's memory: it does not wait for what others send there."""

@@ -94,6 +94,8 @@ class FakeHost:
         self.reached.set()
         self.boot = 1
         self.images = {"hello:1": "sha256:image"}
+        self.unnamed: set[str] = set()  # content ids that no name means any more
+        self.started_of: dict[str, str] = {}  # the image id of cold starts, by name
         self.containers: dict[str, ContainerFact] = {}
         self.counters: dict[str, int] = {}  # container id -> the application's memory
         self.blobs: dict[str, bytes] = {}
@@ -203,9 +205,12 @@ class FakeHost:
                         for d in self._held()
                     ),
                     running_actions=tuple(self.running),
+                    images={name: self.images.get(name, "") for name in request.images},
                 )
             case FindImage():
                 found = self.images.get(request.image, "")
+                if request.image_id and self._has(request.image_id):
+                    found = request.image_id
                 return ImageFacts(found if request.image_id in ("", found) else "")
             case StatBlob():
                 data = self.blobs.get(request.path)
@@ -225,6 +230,7 @@ class FakeHost:
             case Start():
                 self.did.append(("start", request.placement.name))
                 self.started_with[request.placement.name] = request.application
+                self.started_of[request.placement.name] = self._image_of(request)
                 return self._run(request.placement.name, request.placement.pool, "cold", "", 0)
             case Restore():
                 return self._claim(request) or self._restore(request)
@@ -234,7 +240,10 @@ class FakeHost:
                 return self._remove(request)
             case Build():
                 self.did.append(("build", request.placement.pool))
-                return self._seal(request.application, action, counter=1, cold_seconds=5.0)
+                of = self._image_of(request)
+                return self._seal(
+                    request.application, action, counter=1, cold_seconds=5.0, image_id=of
+                )
             case Capture():
                 return self._capture(request, action)
             case Resume():
@@ -252,15 +261,34 @@ class FakeHost:
                 self.blobs = {p: d for p, d in self.blobs.items() if not p.startswith(folder)}
                 return Done()
             case ExportImage():
-                data = self.images[request.image].encode()
+                found = self.images.get(request.image, f"sha256:{request.image}")
+                data = found.encode()
                 self.blobs["images/hello.tar"] = data
                 digest = hashlib.sha256(data).hexdigest()
-                return ImageFacts(self.images[request.image], "images/hello.tar", len(data), digest)
+                return ImageFacts(found, "images/hello.tar", len(data), digest)
             case ImportImage():
                 self.did.append(("import-image", request.image))
-                self.images[request.image] = self.blobs.pop(request.path).decode()
-                return ImageFacts(self.images[request.image])
+                arrived = self.blobs.pop(request.path).decode()
+                self.unnamed.add(arrived)
+                self.images.setdefault(request.image, arrived)
+                return ImageFacts(arrived)
         raise AssertionError(request)
+
+    def retag(self, image_id: str, name: str = "hello:1") -> None:
+        """Build another image under the same name, as an operator would."""
+        self.unnamed.add(self.images[name])
+        self.images[name] = image_id
+
+    def _has(self, image_id: str) -> bool:
+        held = {*self.images.values(), *self.unnamed}
+        return image_id.removeprefix("sha256:") in {each.removeprefix("sha256:") for each in held}
+
+    def _image_of(self, request: Start | Build) -> str:
+        if not request.image_id:
+            return self.images[request.application.image]
+        if not self._has(request.image_id):
+            raise Permanent("image.missing", f"cannot start of the image {request.image_id}")
+        return f"sha256:{request.image_id.removeprefix('sha256:')}"
 
     def _restore(self, request: Restore) -> Started:
         if request.digest not in self.staged:
@@ -357,7 +385,13 @@ class FakeHost:
         return Started(name, fact.container_id, fact.address, "move", 0.1, {}, 1.0)
 
     def _seal(
-        self, application: Application, action: str, *, counter: int, cold_seconds: float
+        self,
+        application: Application,
+        action: str,
+        *,
+        counter: int,
+        cold_seconds: float,
+        image_id: str = "",
     ) -> Sealed:
         data = str(counter).encode()
         digest = hashlib.sha256(data).hexdigest()
@@ -366,7 +400,7 @@ class FakeHost:
             build=ActionId(action),
             fingerprint=application.fingerprint(),
             image=application.image,
-            image_id=self.images[application.image],
+            image_id=image_id or self.images[application.image],
             archive_sha256=digest,
             archive_bytes=len(data),
             packed_sha256=digest,
@@ -375,7 +409,7 @@ class FakeHost:
             runtime=self.facts.get("runtime", "fake"),
             criu=self.facts.get("criu", "fake"),
             kernel=self.facts.get("kernel", "fake"),
-            machine="x86_64",
+            machine=self.facts.get("machine", "x86_64"),
             cpu_flags=tuple(self.facts.get("cpu_flags", "").split()),
             created_at=0.0,
             phases={"quiesce": 0.5, "checkpoint": 0.25},

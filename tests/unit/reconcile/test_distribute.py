@@ -81,8 +81,20 @@ async def test_an_image_is_sent_only_where_it_is_missing(fleet, ask):
     assert fleet["b"].did == [("import-image", "hello:1")]
 
 
+async def test_an_image_is_sent_by_its_id_where_its_name_means_another_one(fleet, ask):
+    """A checkpoint names the content of its image; the tag may have moved on, here and there."""
+    fleet["a"].retag("sha256:next")
+    fleet["b"].images["hello:1"] = "sha256:third"
+    arguments = {"image": "hello:1", "image_id": "sha256:image", "action": ActionId("copy-1")}
+    first = await send_image(ask, fleet["a"], fleet["b"], **arguments)
+    second = await send_image(ask, fleet["a"], fleet["b"], **arguments)
+    assert (first.image_bytes, second.image_bytes) == (len(b"sha256:image"), 0)
+    assert fleet["b"]._has("sha256:image")
+    assert fleet["b"].images == {"hello:1": "sha256:third"}
+
+
 async def test_an_image_that_changed_under_its_name_is_not_sent(fleet, ask):
-    """A checkpoint names the content of its image; the tag may have moved on."""
+    """Where the one that is asked for is gone, no other one is sent for it."""
     fleet["b"].images.clear()
     with pytest.raises(Permanent, match="another one by now") as problem:
         await send_image(
