@@ -56,6 +56,7 @@ class MemoryFleet:
     facts: dict[str, dict[str, str]] = field(default_factory=dict)  # of hosts that differ
     _replicas: dict[str, Replica] = field(default_factory=dict)
     _changes: list[Change] = field(default_factory=list)
+    image_note: str = ""
     _generations: list[Generation] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -388,7 +389,8 @@ class MemoryFleet:
         desired, ready = self._desired[pool.name], len(self._of(pool.name))
         generations = self.generations(pool.name)
         number = generations[0].number if generations else None
-        return PoolStatus(pool.name, desired, ready, number, f"{pool.name} {ready}/{desired}")
+        sentence = f"{pool.name} {ready}/{desired}"
+        return PoolStatus(pool.name, desired, ready, number, sentence, image_note=self.image_note)
 
     def _pool(self, name: str) -> Pool:
         pool = self.config.pools.get(PoolName(name))

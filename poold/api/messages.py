@@ -175,6 +175,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     held: int | None
     roll: RollStatus | None
     balancer: BalancerStatus | None  # who is behind it
+    image_note: str  # where the image's name means another image by now; mostly nothing
     revision: int  # of what is wished; the ETag has it too
     replicas: tuple[Replica, ...]
     spares_wished: int = 0  # on all hosts together

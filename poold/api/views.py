@@ -124,6 +124,7 @@ async def pool(ports: Ports, call: Call) -> Answer:
             held=status.held,
             roll=status.roll,
             balancer=status.balancer,
+            image_note=status.image_note,
             revision=now.number,
             replicas=ports.world.replicas(configured.name),
             spares_wished=status.spares_wished,

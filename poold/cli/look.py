@@ -144,11 +144,12 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
     """List a pool's generations, the newest first."""
     client = session.client()
     found, unfit = client.generations(pool), client.unfit(pool)
+    status = next((one for one in client.pools() if one.name == pool), None)
+    note = status.image_note if status is not None else ""
     if as_json:
-        print_json({"generations": found, "unfit": unfit})
+        print_json({"generations": found, "unfit": unfit, "image_note": note})
         return
     now = time.time()
-    status = next((one for one in client.pools() if one.name == pool), None)
     running = Counter(replica.generation for replica in client.replicas(pool))
     columns = (
         Column("GEN", right=True),
@@ -185,6 +186,8 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
         for generation in found
     ]
     print_table(columns, rows, empty=f"no generation yet; poold checkpoint {pool} makes one")
+    if note:
+        click.echo(f"\n{note}")
 
 
 def _spares(pool: PoolStatus) -> str:

@@ -29,6 +29,7 @@ EventKind = Literal[
     "roll.begun",
     "roll.paused",
     "roll.finished",
+    "image.changed",  # its name means another one than the current generation was made of
     "pool.released",  # it is not held at a generation any more
     "host.up",
     "host.lost",

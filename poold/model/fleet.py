@@ -29,7 +29,8 @@ class RollSettings:
     """How replicas are replaced by those of a newer generation.
 
     `surge` more than wished may run meanwhile, `unavailable` fewer than wished may be ready.
-    `auto`: it begins by itself once there is a generation of a changed application.
+    `auto`: it begins by itself once there is a generation of a changed application, and one is made
+    by itself where the image's name means another image by now.
     """
 
     surge: int = 1
@@ -286,6 +287,7 @@ class PoolStatus:
     sentence: str  # "hello 1/3: thawing hello2, hello3"
     held: Optional[int] = None  # the generation that it is held at, whatever the configuration says
     roll: Optional[RollStatus] = None
+    image_note: str = ""  # where the image's name means another image by now
     revision: int = 0  # of what is wished, where the API shows it: rises with every wish
     balancer: Optional[BalancerStatus] = None
     spares: tuple[Spare, ...] = ()

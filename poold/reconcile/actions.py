@@ -88,10 +88,14 @@ class TurnRoll:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Remember that a generation of this application is current now; `rolls`: begin a roll."""
+    """Remember that a generation of this application and image is current now.
+
+    `rolls` says why a roll begins; "": none does.
+    """
 
     fingerprint: str
-    rolls: bool
+    image_id: str
+    rolls: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,8 @@ class BringUp:
     """Bring a name up on its host by one rung of the ladder, `cold` or a generation.
 
     `failed_rungs` are those that failed before and `reason` says how. `spare` is one of that
-    generation which waits on the host: it is claimed rather than another one restored.
+    generation which waits on the host: it is claimed rather than another one restored. A cold start
+    is of the very image with `image_id`; "": of what the image's name means.
     """
 
     name: ReplicaName
@@ -149,6 +154,7 @@ class BringUp:
     failed_rungs: tuple[str, ...] = ()
     reason: str = ""
     spare: str = ""
+    image_id: str = ""
 
     @property
     def rung(self) -> str:
@@ -192,12 +198,14 @@ class MakeSpare:
 class MakeGeneration:
     """Build, prove and number a new generation.
 
-    `apart` from the pool's builder: on a host that cannot take what the builder makes.
+    `apart` from the pool's builder: on a host that cannot take what the builder makes, of the same
+    image, whose id that is.
     """
 
     builder: HostName
     fingerprint: str
     apart: bool = False
+    image_id: str = ""
 
     @property
     def subject(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from poold.model.fleet import HostName, Pool, PoolName, ReplicaName
+from poold.reconcile import images
 from poold.reconcile.actions import BringUp, avoid_key, crash_key, replica_subject
 from poold.reconcile.ladder import Exhausted, Rung, next_rung
 from poold.reconcile.place import Candidate, place
@@ -209,6 +210,7 @@ def _step(
         notes.waiting[name] = "" if isinstance(rung, Exhausted) else rung.reason
         return None
     generation = rung.generation
+    image_id = "" if generation else images.for_host(snapshot, host)
     return BringUp(
         name,
         host.name,
@@ -216,4 +218,5 @@ def _step(
         generation.number if generation else None,
         failed,
         "; ".join(part for part in (reason, rung.reason) if part),
+        image_id,
     )

@@ -134,10 +134,11 @@ class Apply:
                 )
                 await self.finish(self._intend(pool.name, action.host, action.subject, request))
             case MakeGeneration():
-                await self._provide_image(pool, action.builder, action.subject)
+                await self._provide_image(pool, action.builder, action.subject, action.image_id)
                 request = Build(
                     placement=self._placement(pool, action.builder, pool.name),
                     application=pool.application,
+                    image_id=action.image_id,
                 )
                 await self.finish(self._intend(pool.name, action.builder, action.subject, request))
             case SendImage():
@@ -249,8 +250,9 @@ class Apply:
         placement = self._placement(pool, action.host, action.name)
         request: Request[Any]
         if action.digest is None:
-            await self._provide_image(pool, action.host, action.subject, action.name)
-            request = Start(placement=placement, application=pool.application)
+            image_id = action.image_id
+            await self._provide_image(pool, action.host, action.subject, image_id, action.name)
+            request = Start(placement=placement, application=pool.application, image_id=image_id)
         else:
             request = Restore(
                 placement=placement,
@@ -262,13 +264,16 @@ class Apply:
         await self.finish(self._intend(pool.name, action.host, action.subject, request))
 
     async def _provide_image(
-        self, pool: Pool, host: HostName, subject: str, replica: str = ""
+        self, pool: Pool, host: HostName, subject: str, image_id: str, replica: str = ""
     ) -> None:
-        """Give the host the builder's image; where that fails the host's engine may pull it."""
+        """Give the host the builder's image; where that fails the host's engine may pull it.
+
+        With an id it gets that image or none, and what is asked of it then says which is missing.
+        """
         if host == pool.builder:
             return
         try:
-            await self._send_image(pool, subject, pool.builder, host, "")
+            await self._send_image(pool, subject, pool.builder, host, image_id)
         except Problem as problem:
             extra = {"action": "send_failed", "pool": pool.name, "replica": replica}
             LOG.warning("%s", problem, extra=extra)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from poold.model.compat import why_not_on
 from poold.model.events import Because, Event, Explanation
 from poold.model.fleet import Change, Generation, Pool, Replica
-from poold.reconcile import rolling
+from poold.reconcile import images, rolling
 from poold.reconcile.actions import (
     build_subject,
     generation_subject,
@@ -112,6 +112,9 @@ def _generation(snapshot: Snapshot, now: float) -> Iterator[Because]:
     if usable:
         yield _current(snapshot, pool, usable[0], now)
         yield from _apart(snapshot, pool, usable[0], now)
+        if another := images.renamed(snapshot):
+            number = str(another.generation.number)
+            yield Because("generation", number, "image-changed", another.sentence)
     subject = build_subject(pool.application.fingerprint())
     busy, retry = snapshot.busy.get(subject), snapshot.retries.get(subject)
     if busy is not None:

@@ -309,6 +309,8 @@ class Fold:
             failpoint("fold.before_commit", "build")
         size_bytes = manifest.archive_bytes + manifest.packed_bytes
         self._world.staged(intent.host, intent.pool, sealed.digest, size_bytes)
+        if not request.image_id:  # a listing may be older, and would have it built once more
+            self._world.built_of(intent.host, application.image, manifest.image_id)
         self._backoff.worked(intent.pool, build_subject(manifest.fingerprint))
         self._backoff.worked(intent.pool, intent.subject)
         self._recorder.checkpoint_built(

@@ -13,6 +13,7 @@ from typing import Any
 from poold.agent.messages import Sealed, Started
 from poold.errors import Problem
 from poold.model.fleet import Generation, HostName, HostStatus, PoolName, Quarantine, ReplicaName
+from poold.reconcile import images
 from poold.reconcile.actions import COLD, BringUp, TurnRoll, replica_subject
 from poold.reconcile.snapshot import Snapshot
 from poold.store import Assignment, Intent, Move
@@ -30,6 +31,7 @@ class News:
         self._events = events
         self._running: dict[PoolName, set[ReplicaName]] = {}
         self._hosts_up: dict[HostName, str] = {}
+        self._images: dict[PoolName, str] = {}
 
     # -- outcomes ---------------------------------------------------------------------------------
 
@@ -246,7 +248,8 @@ class News:
                 del self._hosts_up[host.name]
 
     def seen(self, snapshot: Snapshot) -> None:
-        """Record the replicas that ran and are found not to, though they are wished."""
+        """Record what ran and is found not to, though it is wished, and images that changed."""
+        self._compare_images(snapshot)
         assigned = snapshot.assigned()
         running = self._running.get(snapshot.name)
         if running is None:  # a new life: what came up in the last one counts
@@ -265,6 +268,19 @@ class News:
             )
         running |= {name for name, one in assigned.items() if _runs(snapshot, one)}
         running &= assigned.keys()
+
+    def _compare_images(self, snapshot: Snapshot) -> None:
+        another = images.renamed(snapshot)
+        before = self._images.get(snapshot.name, "")
+        if another is not None and another.image_id != before:
+            self._images[snapshot.name] = another.image_id
+            self._events.add(
+                "image.changed",
+                another.sentence,
+                pool=snapshot.name,
+                host=another.builder,
+                data={"image_id": another.image_id, "generation": another.generation.number},
+            )
 
     def _know(self, pool: PoolName) -> set[ReplicaName]:
         return self._running.get(pool, set())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from poold.agent.messages import ContainerFact
 from poold.balancers.base import Server
 from poold.model.fleet import Pool, Replica, ReplicaName, RollStatus
-from poold.reconcile import rolling, spares, traffic
+from poold.reconcile import images, rolling, spares, traffic
 from poold.reconcile.actions import (
     AdvanceMove,
     DropGeneration,
@@ -272,7 +272,8 @@ def _build_apart(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGen
         if (asked or (snapshot.wishes and not own)) and (
             asked_since or _due(snapshot, build_subject(fingerprint, name), now)
         ):
-            yield MakeGeneration(name, fingerprint, apart=True)
+            of = images.for_host(snapshot, host)
+            yield MakeGeneration(name, fingerprint, apart=True, image_id=of)
 
 
 def _build(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneration]:
@@ -291,7 +292,8 @@ def _build(snapshot: Snapshot, pool: Pool, now: float) -> Iterator[MakeGeneratio
     ]
     # Not before every host was looked at: one may have a generation that a lost store had.
     wanted = bool(snapshot.wishes) or rolling.wants_generation(snapshot)
-    needed = not usable and snapshot.first_wished and wanted
+    another = pool.roll.auto and images.renamed(snapshot) is not None
+    needed = (not usable or another) and snapshot.first_wished and wanted
     retry = snapshot.retries.get(subject)
     asked_since = retry is None or any(created_at > retry.failed_at for created_at in asked)
     if (asked or needed) and (asked_since or _due(snapshot, subject, now)):

@@ -23,7 +23,7 @@ from poold.model.fleet import (
     PoolStatus,
     ReplicaName,
 )
-from poold.reconcile import spares
+from poold.reconcile import images, spares
 from poold.reconcile.actions import (
     COLD,
     Adopt,
@@ -117,6 +117,7 @@ class Records:
             extras=extras,
             configured=configured,
             served=known.served,
+            served_image=known.served_image,
             unexplained=self._unexplained(name, configured, generations),
             traffic=traffic,
             claimed=frozenset(
@@ -217,6 +218,7 @@ class Records:
         if snapshot.pool is None and not decided.replicas:
             self.world.forget_pool(name)
             return
+        another = images.renamed(snapshot)
         hold, desired = snapshot.hold, len(wished) - len(snapshot.extras)
         ready = sum(1 for r in decided.replicas if r.state == "ready" and r.name in wished)
         status = PoolStatus(
@@ -229,6 +231,7 @@ class Records:
             roll=decided.roll,
             spares=spares.shown(snapshot),
             spares_wished=snapshot.pool.spares_in_all if snapshot.pool else 0,
+            image_note=another.sentence if another else "",
         )
         self.world.planned(status, decided.replicas)
 

@@ -36,10 +36,10 @@ class RollBooks:
         match book:
             case TurnRoll():
                 self._turn(pool, book)
-            case Serve(fingerprint, rolls):
-                self.store.rolls.serve(pool.name, fingerprint)
+            case Serve(fingerprint, image_id, rolls):
+                self.store.rolls.serve(pool.name, fingerprint, image_id)
                 if rolls:
-                    self._begin(pool, fingerprint)
+                    self._begin(pool, fingerprint, rolls)
             case Release(number):
                 self.store.rolls.drop_hold(pool.name)
                 self.news.released(pool.name, number)
@@ -78,7 +78,7 @@ class RollBooks:
         outcome: Outcome = "failure" if problem else "success"
         self.recorder.change_ended(roll.pool, change.kind, outcome)
 
-    def _begin(self, pool: Pool, fingerprint: str) -> None:
+    def _begin(self, pool: Pool, fingerprint: str, reason: str) -> None:
         """Accept a roll that nobody asked for: the pool says so in its configuration."""
         usable = at_home(in_service(self.store.generations(pool.name), fingerprint, None), pool)
         change = begin_roll(
@@ -89,7 +89,7 @@ class RollBooks:
             surge=pool.roll.surge,
             unavailable=pool.roll.unavailable,
             actor=AUTO,
-            reason="the application changed",
+            reason=reason,
         )
         self.store.calls.add(
             actor=AUTO,

@@ -27,6 +27,7 @@ from poold.reconcile.actions import (
     replica_subject,
     restore_rung,
 )
+from poold.reconcile.images import served_id
 from poold.reconcile.ladder import Rung, Wait, awaits_own, next_rung
 from poold.reconcile.snapshot import Snapshot
 from poold.store import Assignment, Roll
@@ -55,11 +56,12 @@ def turns(snapshot: Snapshot, now: float) -> Iterator[Local]:
         yield Learn(snapshot.unexplained)
     elif snapshot.hold is not None and snapshot.hold.configured != snapshot.configured:
         yield Release(snapshot.hold.number)
-    elif snapshot.hold is None and usable and snapshot.served != snapshot.configured:
+    elif snapshot.hold is None and usable and _is_new(snapshot, usable[0]):
         waits = roll is None or roll.state == "paused"
         outdated = any(_is_old(snapshot, a, usable[0]) for a in snapshot.assignments)
-        begins = pool.roll.auto and snapshot.served != "" and waits and outdated
-        yield Serve(snapshot.configured, begins)
+        begins = pool.roll.auto and waits and outdated
+        rolls = _what_changed(snapshot) if begins else ""
+        yield Serve(snapshot.configured, served_id(usable[0]), rolls)
     elif roll is not None:
         target = usable[0] if usable else None
         turn = _tidied(snapshot, roll)
@@ -69,6 +71,20 @@ def turns(snapshot: Snapshot, now: float) -> Iterator[Local]:
             turn = _paused(snapshot, roll, target)
         if turn is not None:
             yield turn
+
+
+def _is_new(snapshot: Snapshot, current: Generation) -> bool:
+    """Whether another application or image than the current generation's was served last."""
+    if snapshot.served != snapshot.configured:
+        return True
+    return snapshot.served != "" and snapshot.served_image != served_id(current)
+
+
+def _what_changed(snapshot: Snapshot) -> str:
+    """Say what a roll begins for; "" where nothing is known of what was served before."""
+    if snapshot.served != snapshot.configured:
+        return "the application changed" if snapshot.served else ""
+    return "the image changed" if snapshot.served_image else ""
 
 
 def _tidied(snapshot: Snapshot, roll: Roll) -> TurnRoll | None:

@@ -27,7 +27,7 @@ from poold.model.fleet import (
 from poold.reconcile.actions import replica_subject
 from poold.reconcile.published import Traffic
 from poold.store import Assignment, Garbage, Hold, Move, Roll, Wish
-from poold.store.rolls import in_service
+from poold.store.rolls import in_service, of_one_image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class HostView:
     this pool that a container of another pool of ours has, and which pool's; `unsure` are names
     whose state has to be listed again before anything is decided on them; `others` counts the
     replicas of other pools; `images` are names known to be there, which may be forgotten;
+    `image_ids` say what names of images mean there, by the last listing;
     `of_pool` are those of `held` that were made of this pool. `closed` says why nothing new is
     placed there, until `closed_until` if that ends by itself; the replicas of a `fenced` one were
     declared dead: what is found there is removed where it lives elsewhere.
@@ -53,6 +54,7 @@ class HostView:
     staged: frozenset[Digest] = frozenset()
     of_pool: frozenset[Digest] = frozenset()
     images: frozenset[str] = frozenset()
+    image_ids: Mapping[str, str] = field(default_factory=dict)
     running_actions: frozenset[str] = frozenset()
     max_replicas: int = 100
     others: int = 0
@@ -126,8 +128,9 @@ class Snapshot:
 
     `busy` maps the subject of each action under way to a participle ("restoring"); `retries` are
     by subject; `own_actions` are ids of open intents. While `hold` is there, the pool's application
-    is that of its generation; `configured` is the configuration's fingerprint and `served` the one
-    whose generation became current last. `extras` are wishes of the roll alone.
+    is that of its generation; `configured` is the configuration's fingerprint, `served` the one
+    whose generation became current last, `served_image` the bare id of its image. `extras` are
+    wishes of the roll alone.
     """
 
     name: PoolName
@@ -152,6 +155,7 @@ class Snapshot:
     configured: str = ""
     served: str = ""
     traffic: Traffic | None = None  # None: no balancer is told of its replicas
+    served_image: str = ""
     unexplained: tuple[int, ...] = ()  # generations of it, not known to be of what is configured
     claimed: frozenset[str] = frozenset()  # spares that open actions were offered
     index: Index = field(default_factory=Index, init=False, repr=False, compare=False)
@@ -182,7 +186,8 @@ class Snapshot:
             return ()
         if self.index.matching is None:
             fingerprint = self.pool.application.fingerprint()
-            self.index.matching = in_service(self.generations, fingerprint, self.hold)
+            fitting = in_service(self.generations, fingerprint, self.hold)
+            self.index.matching = of_one_image(fitting, self.pool)
         return self.index.matching
 
     def wished(self) -> Mapping[ReplicaName, Wish]:

@@ -103,7 +103,12 @@ class Watch:
         try:
             seen = await self._asker.read(
                 host,
-                Observe(fleet=self._config().daemon.fleet, names=names, liveness=self.liveness()),
+                Observe(
+                    fleet=self._config().daemon.fleet,
+                    names=names,
+                    liveness=self.liveness(),
+                    images=self.images(),
+                ),
             )
         except Problem as problem:
             LOG.warning("%s", problem, extra={"action": "listing_failed", "host": host})
@@ -119,6 +124,10 @@ class Watch:
         if heard and self._sealing is not None:
             await self._sealing.put_on(host, seen.generations)
         return heard
+
+    def images(self) -> tuple[str, ...]:
+        """Return the names of the pools' images, each of which may mean another one one day."""
+        return tuple(sorted({pool.application.image for pool in self._config().pools.values()}))
 
     def liveness(self) -> dict[str, LivenessCheck]:
         """Return what agents have to ask replicas by themselves, by pool."""

@@ -60,6 +60,7 @@ class _Host:
     memory_free_bytes: int | None = None
     ahead_seconds: float = 0.0
     images: set[str] = field(default_factory=set)
+    image_ids: Mapping[str, str] = field(default_factory=dict)
     touched: dict[str, int] = field(default_factory=dict)
     unsure: dict[str, int] = field(default_factory=dict)
     steadiness: Steadiness = field(default_factory=Steadiness)
@@ -85,6 +86,7 @@ class _Host:
             self.generations,
             self.running_actions,
             self.facts,
+            self.image_ids,
             frozenset(self.unsure),
         )
 
@@ -257,6 +259,7 @@ class World:
             staged=listed.staged,
             of_pool=listed.held_by_pool.get(pool, frozenset()),
             images=frozenset(known.images),
+            image_ids=known.image_ids,
             running_actions=known.running_actions,
             max_replicas=room,
             others=others,
@@ -301,6 +304,7 @@ class World:
         known.ahead_seconds = seen.now - known.seen_at
         known.running_actions = frozenset(seen.running_actions)
         known.facts = dict(seen.facts)
+        known.image_ids = dict(seen.images)
         known.disk_free_bytes = seen.disk_free_bytes
         known.disk_reserve_bytes = seen.disk_reserve_bytes
         known.memory_free_bytes = seen.memory_free_bytes
@@ -389,6 +393,10 @@ class World:
     def imaged(self, name: HostName, image: str) -> None:
         """Fold an image that a host has."""
         self._hosts[name].images.add(image)
+
+    def built_of(self, name: HostName, image: str, image_id: str) -> None:
+        """Fold what an image's name meant on a host when something was built of it."""
+        self._hosts[name].image_ids = {**self._hosts[name].image_ids, image: image_id}
 
     def dropped(self, name: HostName, digest: Digest) -> None:
         """Fold a generation that a host has deleted."""

@@ -139,9 +139,10 @@ class Rolls:
         """Return the numbers of the generations of which nobody knows what they were made of."""
         return self._database.made("generations_bare", _numbers, pool=pool)
 
-    def serve(self, pool: PoolName, fingerprint: str) -> None:
-        """Remember of which application the current generation is."""
-        self._database.run("pool_serve", name=pool, served=fingerprint)
+    def serve(self, pool: PoolName, fingerprint: str, image_id: str = "") -> None:
+        """Remember of which application and of which image the current generation is."""
+        served = f"{fingerprint} {bare_id(image_id)}".strip()
+        self._database.run("pool_serve", name=pool, served=served)
 
 
 def _rolls(rows: Iterable[sqlite3.Row]) -> tuple[Roll, ...]:
@@ -191,6 +192,23 @@ def at_home(generations: Iterable[Generation], pool: Pool) -> tuple[Generation, 
     """
     known = tuple(generations)
     return tuple(g for g in known if g.builder == pool.builder) or known
+
+
+def of_one_image(generations: Iterable[Generation], pool: Pool) -> tuple[Generation, ...]:
+    """Leave out those of another image than the current one's: that is another application.
+
+    Each kind of machine has an image of its own, though of the same name.
+    """
+    known = tuple(generations)
+    images: dict[str, str] = {}
+    for each in (*at_home(known, pool)[:1], *known):
+        images.setdefault(each.manifest.machine, bare_id(each.manifest.image_id))
+    return tuple(g for g in known if images[g.manifest.machine] == bare_id(g.manifest.image_id))
+
+
+def bare_id(image_id: str) -> str:
+    """Return an image's content id without its "sha256:"."""
+    return image_id.rpartition(":")[2]
 
 
 def as_held(pool: Pool, hold: Hold | None) -> Pool:

@@ -55,6 +55,7 @@ class SeenPool:
     seen_at: float
     first_wish_at: float | None
     served: str = ""  # fingerprint of the application whose generation became current last
+    served_image: str = ""  # and the bare id of its image, "" where an older poold wrote it
     introduced: frozenset[HostName]
 
 
@@ -213,7 +214,9 @@ class Store:
             self._database.run("pool_see", name=pool, seen_at=self._clock())
             found = self._database.made("pool_get", tuple, name=pool)
         hosts = self._database.made("introductions_list", rows.introduced, pool=pool)
-        return SeenPool(**found[0], introduced=hosts)
+        served, _, image_id = found[0]["served"].partition(" ")
+        fields = {**found[0], "served": served, "served_image": image_id}
+        return SeenPool(**fields, introduced=hosts)
 
     def known_pools(self) -> tuple[PoolName, ...]:
         """Return the pools that were ever seen, whether or not they are still configured."""

@@ -70,6 +70,16 @@ def test_generations_say_which_hosts_cannot_take_them(daemon, poold):
     assert list(unfit) == ["b"]
 
 
+def test_generations_say_that_the_image_changed_under_its_name(daemon, poold):
+    """Below the table, with the way out; nothing where it did not."""
+    poold("checkpoint", "hello", "--wait")
+    before = poold("generations", "hello").out
+    daemon.fleet.image_note = "hello:1 means another image now: poold checkpoint hello"
+    assert poold("generations", "hello").out == f"{before}\n{daemon.fleet.image_note}\n"
+    told = json.loads(poold("generations", "hello", "--json").out)
+    assert told["image_note"] == daemon.fleet.image_note
+
+
 def test_checkpoint_and_generations(poold):
     """A checkpoint becomes a generation with its cold start and sizes."""
     assert "poold checkpoint hello makes one" in poold("generations", "hello").out
