@@ -334,14 +334,15 @@ class Soak:
 
     def _random_wish(self) -> str:
         kind = self.random.choices(
-            ["scale", "move", "checkpoint", "restore", "remove"], weights=[60, 18, 6, 8, 8]
+            ["scale", "move", "checkpoint", "restore", "remove", "roll", "rollback"],
+            weights=[50, 16, 9, 7, 7, 8, 3],
         )[0]
         number, host = self.random.randint(0, MOST_REPLICAS), self.random.choice(self.hosts)
         chosen = self.random.random()
         if kind == "scale":
             return self._wish("scale", replicas=number)
-        if kind == "checkpoint":
-            return self._wish("checkpoint")
+        if kind in ("checkpoint", "roll", "rollback"):
+            return self._wish(kind)
         if kind == "restore":
             return self._wish("restore", host=host)
         names = sorted(self._wished)
@@ -360,6 +361,10 @@ class Soak:
                 change = self.client.scale("app", replicas=wish["replicas"])
             elif kind == "checkpoint":
                 change = self.client.checkpoint("app")
+            elif kind == "roll":
+                change = self.client.roll("app")
+            elif kind == "rollback":
+                change = self.client.rollback("app")
             elif kind == "restore":
                 change = self.client.restore("app", host=wish["host"])
             elif kind == "remove":
@@ -492,7 +497,7 @@ env = {{ SOAK_SECRET = "{SECRET}" }}
 port = 8080
 engine = "{engine}"
 max = {MOST_REPLICAS + 2}
-keep_generations = 1
+keep_generations = 2
 stop_timeout_seconds = 1
 hosts = ["a", "b"]
 

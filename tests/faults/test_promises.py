@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from promises import NOT_APPLICABLE, PROMISES, broken, promise_4_balancers
-from view import Books, Container, HostSeen, Kept, Slot, View, read_books
+from view import Books, Container, HostSeen, Kept, Slot, View, kept_since, read_books
 
 from poold.model.fleet import Change, Generation, Manifest, Replica, Spare
 from poold.store import Store
@@ -198,6 +198,38 @@ def test_every_promise_is_tried():
     assert numbers - tried == {"4"}
     assert NOT_APPLICABLE
     assert promise_4_balancers(SOUND) == []
+
+
+ROLLS = {  # what was asked for, of which generation hello1 was -> whether it had to stay
+    "nothing": ({}, 1, True),
+    "a roll to another one": ({2: ("roll", "settled", {"to": 2})}, 1, False),
+    "a roll to its own": ({2: ("roll", "failed", {"to": 1})}, 1, True),
+    "a roll to what is built yet": ({2: ("roll", "settled", {"to": None})}, 1, False),
+    "the same, started cold": ({2: ("roll", "settled", {"to": None})}, None, False),
+    "back to its own, and on": (
+        {2: ("rollback", "failed", {"to": 1}), 3: ("roll", "settled", {"to": 2})}, 1, False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROLLS)
+def test_a_roll_replaces_what_is_not_of_its_target_and_nothing_else(case):
+    """Whatever else is replaced is a replica that was touched."""
+    changes, generation, stays = ROLLS[case]
+    before = replica(generation=generation)
+    after = books(changes={**BOOKS.changes, **changes})
+    assert bool(kept_since(before, after)) == stays
+    ended = replace(before, books=after.books)
+    assert kept_since(ended, after) != (), "a roll that had ended before replaces nothing any more"
+
+
+def test_a_roll_goes_to_what_is_proven_meanwhile():
+    """Nothing that runs is sure to stay then."""
+    after = books(
+        changes={**BOOKS.changes, 2: ("roll", "settled", {"to": 1})},
+        generations={**BOOKS.generations, ("hello", 2): "sha256:" + "2" * 64},
+    )
+    assert kept_since(replica(generation=1), after) == ()
 
 
 def test_the_books_are_read_beside_their_writer(tmp_path):

@@ -154,7 +154,8 @@ def kept_since(
     """Return what ran before a death, was wished then and since, and not asked to move or roll.
 
     A capture that failed leaves its replica as it was, or a host found it dead: moves are told
-    apart by their changes, which name the replica. A roll replaces any replica of its pool.
+    apart by their changes, which name the replica. A roll replaces the replicas of its pool, but
+    those that are of its target already.
     """
     if before is None:
         return ()
@@ -164,17 +165,19 @@ def kept_since(
         if number in before.books.pending or number not in before.books.changes
     }
     moved = {str(wish.get("name")) for kind, wish in open_since.values() if kind == "move"}
-    rolled = {
-        after.books.pools.get(number)
-        for number, (kind, _) in open_since.items()
-        if kind in ("roll", "rollback")
-    }
+    grew = after.books.generations.keys() - before.books.generations.keys()
+    targets: dict[str | None, set[object]] = {}
+    for number, (kind, wish) in open_since.items():
+        if kind in ("roll", "rollback"):
+            # a roll goes to what became current meanwhile
+            goals = {wish.get("to"), None} if grew else {wish.get("to")}
+            targets.setdefault(after.books.pools.get(number), set()).update(goals)
     lasting = (before.books.wishes & after.books.wishes) - moved - before.books.moves
     return tuple(
         Kept(name=one.name, host=one.host, container_id=one.container_id or "")
         for one in before.replicas
         if one.state == "ready" and one.name in lasting and one.host and one.host not in gone
-        if one.pool not in rolled
+        if targets.get(one.pool, set()) <= {one.generation} - {None}
     )
 
 
