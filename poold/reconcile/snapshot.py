@@ -187,7 +187,7 @@ class Snapshot:
         if self.index.matching is None:
             fingerprint = self.pool.application.fingerprint()
             fitting = in_service(self.generations, fingerprint, self.hold)
-            self.index.matching = of_one_image(fitting, self.pool)
+            self.index.matching = of_one_image(fitting, self.pool, self.hold)
         return self.index.matching
 
     def wished(self) -> Mapping[ReplicaName, Wish]:

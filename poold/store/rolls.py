@@ -194,14 +194,18 @@ def at_home(generations: Iterable[Generation], pool: Pool) -> tuple[Generation, 
     return tuple(g for g in known if g.builder == pool.builder) or known
 
 
-def of_one_image(generations: Iterable[Generation], pool: Pool) -> tuple[Generation, ...]:
+def of_one_image(
+    generations: Iterable[Generation], pool: Pool, hold: Hold | None
+) -> tuple[Generation, ...]:
     """Leave out those of another image than the current one's: that is another application.
 
-    Each kind of machine has an image of its own, though of the same name.
+    The current one is the held one, or the newest of the pool's builder. Each kind of machine has
+    an image of its own, though of the same name.
     """
     known = tuple(generations)
+    held = tuple(g for g in known if hold is not None and g.digest == hold.digest)
     images: dict[str, str] = {}
-    for each in (*at_home(known, pool)[:1], *known):
+    for each in (*held, *at_home(known, pool)[:1], *known):
         images.setdefault(each.manifest.machine, bare_id(each.manifest.image_id))
     return tuple(g for g in known if images[g.manifest.machine] == bare_id(g.manifest.image_id))
 

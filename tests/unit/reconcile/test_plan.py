@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from poold.agent.messages import ContainerFact, Started
 from poold.model.application import Application
-from poold.model.fleet import Change, Generation, Manifest, Pool
+from poold.model.fleet import Change, Generation, Manifest, Pool, RollSettings
 from poold.reconcile.actions import (
     AdvanceMove,
     BringUp,
@@ -35,10 +35,10 @@ POOL = Pool(
 STARTED = Started("hello1", "c1", "10.0.0.1:20000", "restore", 0.1, {"restore": 0.1}, 1.0)
 
 
-def generation(number, fingerprint=None, runtime=""):
+def generation(number, fingerprint=None, runtime="", image_id="sha256:i"):
     manifest = Manifest(
         pool="hello", build=f"build-{number}", fingerprint=fingerprint or APPLICATION.fingerprint(),
-        image="hello:1", image_id="sha256:i", archive_sha256="a", archive_bytes=1,
+        image="hello:1", image_id=image_id, archive_sha256="a", archive_bytes=1,
         packed_sha256="p", packed_bytes=1, engine="", runtime=runtime, criu="", kernel="",
         machine="", cpu_flags=(), created_at=0.0,
     )  # fmt: skip
@@ -184,7 +184,11 @@ GENERATIONS = (
     generation(3, runtime="runc 1.3"),
     generation(2, "sha256:other"),
     generation(1),
+    generation(0, runtime="runc 1.3", image_id="sha256:old"),
 )
+KNOWN = ((), GENERATIONS, GENERATIONS[1:], GENERATIONS[2:3], GENERATIONS[4:])
+MEANT = ({}, {"hello:1": ""}, {"hello:1": "i"}, {"hello:1": "next"})  # by the image's name
+ROLLING = replace(POOL, roll=RollSettings(auto=True))
 FACTS = ({}, {"runtime": "runc 1.3"}, {"runtime": "crun 1.28"})
 
 
@@ -211,7 +215,8 @@ def snapshots(draw):
                 state=draw(st.sampled_from(["up", "up", "up", "connecting", "unknown"])),
                 unsure=draw(st.frozensets(st.sampled_from(NAMES), max_size=1)),
                 max_replicas=draw(st.integers(0, 4)), others=draw(st.integers(0, 1)),
-                facts=draw(st.sampled_from(FACTS)), **draw(st.sampled_from(MARKS)),
+                facts=draw(st.sampled_from(FACTS)), image_ids=draw(st.sampled_from(MEANT)),
+                **draw(st.sampled_from(MARKS)),
             )
         )  # fmt: skip
     wishes = draw(st.lists(st.sampled_from(NAMES), unique=True))
@@ -230,7 +235,7 @@ def snapshots(draw):
     }  # fmt: skip
     return Snapshot(
         name="hello",
-        pool=draw(st.sampled_from([POOL, POOL, POOL, None])),
+        pool=draw(st.sampled_from([POOL, ROLLING, POOL, None])),
         introduced=draw(st.sampled_from([frozenset("ab"), frozenset("a"), frozenset()])),
         first_wished=draw(st.booleans()),
         wishes=tuple(Wish(name=n, pool="hello", host=pins[n]) for n in wishes),
@@ -241,7 +246,7 @@ def snapshots(draw):
             )
             for n, h in assigned.items()
         ),
-        generations=draw(st.sampled_from([(), GENERATIONS, GENERATIONS[1:], GENERATIONS[2:3]])),
+        generations=draw(st.sampled_from(KNOWN)),
         moves=tuple(
             Move(name=n, pool="hello", change=1, source="a", target="b", step="send", action="m")
             for n in moving
@@ -293,6 +298,15 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
                 assert action.digest is None or (
                     fingerprints[action.digest] == APPLICATION.fingerprint()
                 )
+                images = {g.digest: g.manifest.image_id[7:] for g in given_.generations}
+                served = {images[g.digest] for g in (*given_.usable()[:1], *given_.usable_on(view))}
+                assert len(served) <= 1
+                if action.digest is not None:
+                    assert {images[action.digest]} == served
+                elif served:
+                    assert {action.image_id} == served
+                else:
+                    assert action.image_id in ("", *given_.hosts["a"].image_ids.values())
             case TakeDown():
                 view = given_.hosts[action.host]
                 here = view.ours(action.name)
@@ -325,6 +339,10 @@ def test_whatever_the_snapshot_the_rules_hold(given_, now):
                 assert view.up
                 assert action.apart != (action.builder == POOL.builder)
                 assert not action.apart or given_.usable()[0] not in given_.usable_on(view)
+                if given_.usable() and not action.apart:
+                    assert given_.pool.roll.auto
+                    served = given_.usable()[0].manifest.image_id[7:]
+                    assert view.image_ids["hello:1"] not in ("", served)
             case DropGeneration():
                 assert given_.hosts[action.host].up
     for book in decided.books:
