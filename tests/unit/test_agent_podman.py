@@ -53,7 +53,7 @@ def test_a_cold_start_by_an_images_id_pulls_nothing() -> None:
     """The name may mean another one by now; without that very image it fails and says so."""
     launch = replace(LAUNCH, image_id="a" * 64)
     arguments = words.run_arguments(launch, Path("/e"))
-    assert arguments[-5:] == ["--pull", "never", "a" * 64, "serve", "--fast"]
+    assert arguments[-4:] == ["--pull=never", "a" * 64, "serve", "--fast"]
     assert "localhost/hello:1" not in arguments
     finished = Finished(["podman"], 125, b"", b"Error: aaaa: image not known\n")
     problem = words.explain_start(finished, launch)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from poold.agent.messages import Placement, Remove, Restore, Sealed, Started
+from poold.agent.messages import Placement, Remove, Restore, Sealed, Start, Started
 from poold.agent.space import read_reserve
 from poold.errors import Permanent, Refused, Temporary
 from poold.model.application import Application, HttpProbe
@@ -428,3 +428,24 @@ def test_what_was_read_is_read_again_only_when_something_was_written(store):
     assert store.hosts.all() is store.hosts.all()
     store.hosts.put("a", "cordoned", actor="t", reason="")
     assert list(store.hosts.all()) == ["a"]
+
+
+def test_what_an_older_poold_left_open_or_served_is_read(store):
+    """Its requests name no image by its id, and it did not write down of which one it served."""
+    asked = Start(Placement("f", "hello", "hello1", "127.0.0.1", "1-2"), Application("i", 1), "id")
+    intent = Intent(action="i1", pool="hello", host="a", subject="s", request=asked, created_at=1.0)
+    store.put_intent(intent)
+    store.see_pool("hello")
+    store.rolls.serve("hello", "sha256:f", "sha256:id")
+    served = store.see_pool("hello")
+    assert (served.served, served.served_image) == ("sha256:f", "id")
+    assert store.intents() == (intent,)
+    with store._database.transaction():
+        connection = store._database._connection
+        connection.execute("UPDATE intents SET request = json_remove(request, '$.image_id')")
+        connection.execute("UPDATE pools SET served = 'sha256:f'")
+        store.rolls.drop("hello")  # what was read before is read anew
+    (found,) = store.intents()
+    assert found.request == replace(asked, image_id="")
+    served = store.see_pool("hello")
+    assert (served.served, served.served_image) == ("sha256:f", "")

@@ -79,7 +79,7 @@ def run_arguments(launch: Launch, environment: Path) -> list[str]:
     arguments += ["--cpus", f"{limits.cpus:g}"] if limits.cpus else []
     arguments += ["--pids-limit", str(limits.pids)] if limits.pids else []
     if launch.image_id:  # another image by that id exists nowhere: nothing is pulled instead
-        return [*arguments, "--pull", "never", launch.image_id, *app.command]
+        return [*arguments, "--pull=never", launch.image_id, *app.command]
     return [*arguments, app.image, *app.command]
 
 
