@@ -142,17 +142,19 @@ async def _called(ask: Ask, source: HostLink, image: str, image_id: str) -> str:
     if not image_id:
         return image
     named: ImageFacts = await ask(source.name, FindImage(image=image))
-    if not named.image_id or _same_image(named.image_id, image_id):
+    if _same_image(named.image_id, image_id):
         return image
     found: ImageFacts = await ask(source.name, FindImage(image=image, image_id=image_id))
-    if not found.image_id:
-        raise Permanent(
-            "image.changed",
-            f"cannot send the image {image}: on {source.name} it is another one by now, and"
-            f" {image_id.removeprefix('sha256:')[:12]} is not there any more",
-            hint="make a new checkpoint",
-        )
-    return image_id.removeprefix("sha256:")
+    if found.image_id:
+        return image_id.removeprefix("sha256:")
+    if not named.image_id:
+        return image  # it has neither, and says so
+    raise Permanent(
+        "image.changed",
+        f"cannot send the image {image}: on {source.name} it is another one by now, and"
+        f" {image_id.removeprefix('sha256:')[:12]} is not there any more",
+        hint="make a new checkpoint",
+    )
 
 
 def _same_image(one: str, other: str) -> bool:

@@ -93,6 +93,15 @@ async def test_an_image_is_sent_by_its_id_where_its_name_means_another_one(fleet
     assert fleet["b"].images == {"hello:1": "sha256:third"}
 
 
+async def test_an_image_without_a_name_is_sent_by_its_id(fleet, ask):
+    """What serves is there as long as nobody prunes it, whatever was untagged."""
+    fleet["a"].unnamed.add(fleet["a"].images.pop("hello:1"))
+    fleet["b"].images.clear()
+    arguments = {"image": "hello:1", "image_id": "sha256:image", "action": ActionId("copy-1")}
+    await send_image(ask, fleet["a"], fleet["b"], **arguments)
+    assert fleet["b"].images == {"hello:1": "sha256:image"}
+
+
 async def test_an_image_that_changed_under_its_name_is_not_sent(fleet, ask):
     """Where the one that is asked for is gone, no other one is sent for it."""
     fleet["b"].images.clear()
