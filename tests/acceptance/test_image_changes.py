@@ -16,7 +16,7 @@ def build(fleet, host, version):
     """Build another image under the name, as its operator would; return its id."""
     script = f"""
         mkdir -p /var/tmp/empty
-        printf 'FROM {BASE}\\nLABEL version={version}\\n' |
+        printf 'FROM {IMAGE}\\nLABEL version={version}\\n' |
             podman build --quiet --tag {IMAGE} --file - /var/tmp/empty
     """
     fleet.on(host, "sh", "-ec", script)
