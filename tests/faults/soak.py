@@ -335,7 +335,7 @@ class Soak:
     def _random_wish(self) -> str:
         kind = self.random.choices(
             ["scale", "move", "checkpoint", "restore", "remove", "roll", "rollback"],
-            weights=[50, 16, 9, 7, 7, 8, 3],
+            weights=[42, 16, 9, 7, 7, 11, 8],
         )[0]
         number, host = self.random.randint(0, MOST_REPLICAS), self.random.choice(self.hosts)
         chosen = self.random.random()
