@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from poold.model.fleet import (
     Replica,
     ReplicaName,
 )
+from poold.naming import missing_names, surplus_names
 from poold.store import Move, Store, Wish, way_to_free
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ class Replicas(Protocol):
 
     def hosts(self) -> tuple[HostStatus, ...]:
         """Return how each host is."""
+
+    def foreign_on(self, name: HostName, /) -> frozenset[str]:
+        """Return the names like ours that others' containers on a host were seen to have."""
 
 
 class Control:
@@ -82,14 +86,18 @@ class Control:
             count = replicas if replicas is not None else len(wishes) + (delta or 0)
             self._check_bounds(found, count)
             self._refuse_unsettled_moves(found, len(wishes) - count)
-            added = self._missing_names(found, wishes, count)
-            removed = self._surplus_names(found, wishes, len(wishes) - count)
+            wished = {wish.name for wish in wishes}
+            added = missing_names(found, wished, count, self._foreign_on(found.hosts))
+            moving = {move.name for move in self._store.moves(pool)}
+            removed = surplus_names(
+                found, wishes, len(wishes) - count, ready=self._ready(found), moving=moving
+            )
             for name in added:
                 self._put(Wish(name=name, pool=found.name))
             for name in removed:
                 self._store.drop_wish(name)
             self._settle_first_wish(found)
-            names = sorted({w.name for w in wishes} - set(removed) | set(added))
+            names = sorted(wished - set(removed) | set(added))
             change = self._accept(
                 found,
                 "scale",
@@ -126,9 +134,7 @@ class Control:
             else:
                 self._check_bounds(found, len(wishes) + 1)
                 self._refuse_closed(pin)
-                chosen = ReplicaName(name) if name else self._missing_names(
-                    found, wishes.values(), len(wishes) + 1
-                )[0]  # fmt: skip
+                chosen = self._name_on(found, name, wishes, (pin,) if pin else found.hosts)
                 self._put(Wish(name=chosen, pool=found.name, host=pin))
             wish = {"name": chosen, "host": pin, "names": [chosen]}
             done = chosen in wishes and chosen in self._ready(found)
@@ -332,26 +338,25 @@ class Control:
 
     # -- names ------------------------------------------------------------------------------------
 
-    def _missing_names(self, pool: Pool, wishes: Iterable[Wish], count: int) -> list[ReplicaName]:
-        """Return the lowest free names, as many as are missing."""
-        taken = {wish.name for wish in wishes}
-        missing, number = count - len(taken), 0
-        names: list[ReplicaName] = []
-        while len(names) < missing:
-            number += 1
-            if pool.replica(number) not in taken:
-                names.append(pool.replica(number))
-        return names
+    def _name_on(
+        self, pool: Pool, asked: str | None, wished: Collection[str], hosts: Iterable[HostName]
+    ) -> ReplicaName:
+        """Return the name asked for, or the lowest free one, that can be had on these hosts."""
+        foreign = self._foreign_on(hosts)
+        if asked is None:
+            return missing_names(pool, wished, len(wished) + 1, foreign)[0]
+        if asked in foreign:
+            raise Refused(
+                "replica.name-taken",
+                f"cannot use the name {asked} on {', '.join(sorted(hosts))}: a container that is "
+                "not ours has it",
+                hint="remove or rename that container, or wish for another name or host",
+            )
+        return ReplicaName(asked)
 
-    def _surplus_names(self, pool: Pool, wishes: Iterable[Wish], count: int) -> list[ReplicaName]:
-        """Return the names to give up: those not ready first, then the highest numbers."""
-        if count <= 0:
-            return []
-        ready = self._ready(pool)
-        moving = {move.name for move in self._store.moves(pool.name)}
-        names = [wish.name for wish in wishes if wish.name not in moving]
-        names.sort(key=lambda name: (name in ready, -(pool.number(name) or 0)))
-        return names[:count]
+    def _foreign_on(self, hosts: Iterable[HostName]) -> frozenset[str]:
+        """Return the names that others' containers have on every one of these hosts."""
+        return frozenset.intersection(*map(self._world.foreign_on, hosts))
 
     def _are_ready(self, pool: Pool, names: Iterable[str]) -> bool:
         held = {assignment.name for assignment in self._store.assignments(pool.name)}

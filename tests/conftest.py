@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -32,7 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the fault table."""
+    """Collect the fault table; Ctrl-C reaches programs under test though a shell ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(Table(), "fault-table")
 
 

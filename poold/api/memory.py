@@ -177,6 +177,10 @@ class MemoryFleet:
         """Return replicas by name."""
         return tuple(self._of(pool))
 
+    def foreign_on(self, _: HostName) -> frozenset[str]:
+        """Nobody else has containers there."""
+        return frozenset()
+
     def hosts(self) -> tuple[HostStatus, ...]:
         """Return the hosts of all pools, up unless they are away."""
         names = sorted({host for pool in self.config.pools.values() for host in pool.hosts})

@@ -218,5 +218,5 @@ def _step(
         generation.number if generation else None,
         failed,
         "; ".join(part for part in (reason, rung.reason) if part),
-        image_id,
+        image_id=image_id,
     )

@@ -24,6 +24,7 @@ from poold.reconcile.ladder import why_none_fits
 from poold.reconcile.plan import Plan
 from poold.reconcile.quarantine import barred
 from poold.reconcile.shares import shares, spares_of
+from poold.reconcile.roll_standing import outdated
 from poold.reconcile.shown import describe
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.reconcile.spares import is_short_of_memory
@@ -184,7 +185,7 @@ def _roll(snapshot: Snapshot, now: float) -> Iterator[Because]:
         )
         yield Because("generation", str(hold.number), "held", text)
     usable = snapshot.usable()
-    old = rolling.outdated(snapshot, usable[0]) if usable and how is None else ()
+    old = outdated(snapshot, usable[0]) if usable and how is None else ()
     if old:
         text = (
             f"{', '.join(old)} did not come up from generation {usable[0].number}, which is"

@@ -15,22 +15,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from poold.agent.messages import ContainerFact
-from poold.model.fleet import Generation, HostName, Pool, ReplicaName, RollStatus
+from poold.model.fleet import Generation, Pool, ReplicaName, RollStatus
 from poold.reconcile.actions import (
     Learn,
     Local,
     Release,
     Serve,
     TurnRoll,
-    build_subject,
     removal_key,
-    replica_subject,
-    restore_rung,
 )
 from poold.reconcile.images import served_id
 from poold.reconcile.ladder import Rung, Wait, awaits_own, next_rung
+from poold.reconcile.roll_failures import build_failure, failure, stuck
+from poold.reconcile.roll_standing import by_number, is_old, is_ready, mine, outdated, target_on
 from poold.reconcile.snapshot import Snapshot
-from poold.store import Assignment, Roll
+from poold.store import Roll
 
 ALONE = "its change has ended"
 
@@ -58,7 +57,7 @@ def turns(snapshot: Snapshot, now: float) -> Iterator[Local]:
         yield Release(snapshot.hold.number)
     elif snapshot.hold is None and usable and _is_new(snapshot, usable[0]):
         waits = roll is None or roll.state == "paused"
-        outdated = any(_is_old(snapshot, a, usable[0]) for a in snapshot.assignments)
+        outdated = any(is_old(snapshot, a, usable[0]) for a in snapshot.assignments)
         begins = pool.roll.auto and waits and outdated
         rolls = _what_changed(snapshot) if begins else ""
         yield Serve(snapshot.configured, served_id(usable[0]), rolls)
@@ -105,11 +104,11 @@ def _running(
     if all(change.id != roll.change for change in snapshot.changes):
         return _pause(snapshot, roll, ALONE)
     if target is None:
-        failed = _build_failure(snapshot, pool, roll)
+        failed = build_failure(snapshot, pool, roll)
         return _pause(snapshot, roll, failed) if failed else None
     if roll.digest != target.digest:
         return _aim(roll, target)
-    failed = _failure(snapshot, roll, target, now)
+    failed = failure(snapshot, roll, target, now)
     if failed:
         return _pause(snapshot, roll, failed)
     replacing = {n: c for n, c in roll.replacing.items() if not _is_replaced(snapshot, n, c)}
@@ -117,11 +116,16 @@ def _running(
         done = ", ".join(sorted(roll.replacing.keys() - replacing.keys()))
         return TurnRoll("replaced", replace(roll, replacing=replacing), f"{done} is replaced")
     old = outdated(snapshot, target)
-    if not old and not replacing:
-        return _end(snapshot, roll, target)
-    return _surge(snapshot, pool, roll, len({*old, *replacing})) or _replace(
-        snapshot, pool, roll, old, target, now
-    )
+    if old or replacing:
+        turn = _surge(snapshot, pool, roll, len({*old, *replacing})) or _replace(
+            snapshot, pool, roll, old, target, now
+        )
+    else:
+        turn = _end(snapshot, roll, target)
+    if turn is not None or replacing or not all(is_ready(snapshot, name) for name in roll.extras):
+        return turn
+    waits_in_vain = stuck(snapshot, now)
+    return _pause(snapshot, roll, waits_in_vain) if waits_in_vain else None
 
 
 def _aim(roll: Roll, target: Generation) -> TurnRoll:
@@ -222,73 +226,7 @@ def _paused(snapshot: Snapshot, roll: Roll, target: Generation | None) -> TurnRo
     return TurnRoll("dropped", roll, "all replicas are of it") if there else None
 
 
-# -- what failed ----------------------------------------------------------------------------------
-
-
-def _build_failure(snapshot: Snapshot, pool: Pool, roll: Roll) -> str:
-    retry = snapshot.retries.get(build_subject(pool.application.fingerprint()))
-    since = min((c.created_at for c in snapshot.changes if c.id == roll.change), default=0.0)
-    if retry is None or not retry.definite or retry.failed_at < since:
-        return ""
-    return f"no generation could be made: {retry.message}"
-
-
-def _failure(snapshot: Snapshot, roll: Roll, target: Generation, now: float) -> str:
-    """Say which replica did not come up from the target, or cannot."""
-    assigned = snapshot.assigned()
-    for name in sorted(snapshot.wished(), key=_by_number):
-        found = assigned.get(name)
-        if found is None:
-            continue
-        host = snapshot.hosts.get(found.host)
-        if host is not None and awaits_own(snapshot, host):
-            continue
-        wanted = _target_on(snapshot, found.host, target)
-        if restore_rung(wanted.digest) in found.failed_rungs:
-            return f"{name} did not come up on {found.host}: {found.reason}"
-        started = found.started
-        stepped_down = started is not None and _is_old(snapshot, found, target)
-        was_replaced = name in roll.replacing and started is not None and (
-            started.container_id != roll.replacing[name]
-        )  # fmt: skip
-        if stepped_down and (name in roll.extras or was_replaced):
-            how = f"from generation {found.generation}" if found.generation else "cold"
-            why = f": {found.reason}" if found.reason else ""
-            return f"{name} came up {how} on {found.host}{why}"
-        if stepped_down and host is not None and host.up:
-            rung = next_rung(snapshot, host, (), now)
-            if isinstance(rung, Rung) and rung.generation is not wanted and rung.reason:
-                return f"{name} cannot be replaced on {host.name}: {rung.reason}"
-    return ""
-
-
 # -- how it stands --------------------------------------------------------------------------------
-
-
-def mine(snapshot: Snapshot) -> tuple[ReplicaName, ...]:
-    """Return the wished names, extra ones left out, by number."""
-    names = (name for name in snapshot.wished() if name not in snapshot.extras)
-    return tuple(sorted(names, key=_by_number))
-
-
-def outdated(snapshot: Snapshot, target: Generation) -> tuple[ReplicaName, ...]:
-    """Return the wished replicas that run and did not come up from the target, by number."""
-    assigned = snapshot.assigned()
-    return tuple(
-        n for n in mine(snapshot) if n in assigned and _is_old(snapshot, assigned[n], target)
-    )
-
-
-def is_ready(snapshot: Snapshot, name: ReplicaName) -> bool:
-    """Whether a replica is known to be ready, and nothing is under way that ends that."""
-    assignment = snapshot.assigned().get(name)
-    host = snapshot.hosts.get(assignment.host) if assignment else None
-    if host is None or not host.up or name in host.unsure:
-        return False
-    if replica_subject(name) in snapshot.busy or any(m.name == name for m in snapshot.moves):
-        return False
-    fact = host.ours(name)
-    return fact is not None and fact.role == "replica" and fact.running and fact.ready
 
 
 def limits(snapshot: Snapshot, pool: Pool, roll: Roll) -> Limits:
@@ -324,7 +262,7 @@ def status(snapshot: Snapshot) -> RollStatus | None:
         1
         for found in ready
         if (
-            not _is_old(snapshot, found, current)
+            not is_old(snapshot, found, current)
             if current is not None
             else number is not None and found.generation == number
         )
@@ -370,20 +308,8 @@ def waits_for(snapshot: Snapshot, now: float) -> str:
         if old and len(held_up) == len(old):
             reasons.append(f"waiting: {held_up[0]}")
         elif missing:
-            reasons.append(f"waiting for {', '.join(sorted(missing, key=_by_number))}")
+            reasons.append(f"waiting for {', '.join(sorted(missing, key=by_number))}")
     return "; ".join(reasons)
-
-
-def _is_old(snapshot: Snapshot, assignment: Assignment, target: Generation) -> bool:
-    wanted = _target_on(snapshot, assignment.host, target)
-    return assignment.started is not None and assignment.generation != wanted.number
-
-
-def _target_on(snapshot: Snapshot, name: HostName, target: Generation) -> Generation:
-    """Return what the target is on a host: its class's own one, where the target does not fit."""
-    host = snapshot.hosts.get(name)
-    own = snapshot.usable_on(host) if host is not None and host.facts else ()
-    return own[0] if own else target
 
 
 def _is_replaced(snapshot: Snapshot, name: ReplicaName, container_id: str) -> bool:
@@ -422,7 +348,7 @@ def _held_up(snapshot: Snapshot, name: ReplicaName, target: Generation, now: flo
     if not is_ready(snapshot, name):
         return f"{name} is not ready"
     rung = next_rung(snapshot, host, (), now)
-    wanted = _target_on(snapshot, host.name, target)
+    wanted = target_on(snapshot, host.name, target)
     if isinstance(rung, Rung) and rung.generation is wanted:
         return ""
     if isinstance(rung, Wait):
@@ -448,7 +374,3 @@ def _room(snapshot: Snapshot, pool: Pool, roll: Roll) -> tuple[int, bool]:
     on_hosts -= sum(1 for name in snapshot.wished() if name not in snapshot.assigned())
     is_sure = by_max <= 0 or all(view.up or view.fenced for view in views)
     return min(by_max, on_hosts) if is_sure else by_max, is_sure
-
-
-def _by_number(name: str) -> tuple[int, str]:
-    return len(name), name

@@ -165,6 +165,13 @@ class World:
         """Return the names of our containers that a host had when it was listed last."""
         return frozenset(c.name for c in self._hosts[name].containers.values() if c.ours)
 
+    def foreign_on(self, name: HostName) -> frozenset[str]:
+        """Return the names like ours that others' containers had when the host was listed last."""
+        known = self._hosts.get(name)
+        return (
+            frozenset(c.name for c in known.listed().foreign) if known is not None else frozenset()
+        )
+
     def lost(self, name: HostName) -> None:
         """Note that a host went away, or booted: who does so too often gets nothing new."""
         known = self._hosts[name]

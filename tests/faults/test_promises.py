@@ -217,7 +217,8 @@ def test_a_roll_replaces_what_is_not_of_its_target_and_nothing_else(case):
     """Whatever else is replaced is a replica that was touched."""
     changes, generation, stays = ROLLS[case]
     before = replica(generation=generation)
-    after = books(changes={**BOOKS.changes, **changes})
+    pools = dict.fromkeys({**BOOKS.changes, **changes}, "hello")
+    after = books(changes={**BOOKS.changes, **changes}, pools=pools)
     assert bool(kept_since(before, after)) == stays
     ended = replace(before, books=after.books)
     assert kept_since(ended, after) != (), "a roll that had ended before replaces nothing any more"
@@ -228,6 +229,7 @@ def test_a_roll_goes_to_what_is_proven_meanwhile():
     after = books(
         changes={**BOOKS.changes, 2: ("roll", "settled", {"to": 1})},
         generations={**BOOKS.generations, ("hello", 2): "sha256:" + "2" * 64},
+        pools={2: "hello"},
     )
     assert kept_since(replica(generation=1), after) == ()
 

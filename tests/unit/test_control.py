@@ -17,12 +17,16 @@ class World:
 
     def __init__(self):
         self.known = []
+        self.foreign = {}
 
     def replicas(self, pool=None):
         return tuple(self.known)
 
     def hosts(self):
         return ()
+
+    def foreign_on(self, name):
+        return frozenset(self.foreign.get(name, ()))
 
 
 def pool(name="hello", **fields):
@@ -64,6 +68,20 @@ def test_scaling_adds_the_lowest_free_names(parts):
     assert names(store) == ["hello1", "hello2", "hello3"]
     assert (change.state, change.actor, change.reason) == ("pending", "me", "load")
     assert change.wish["replicas"] == 3
+
+
+def test_a_name_that_others_have_on_every_host_is_left_out(parts):
+    """One that is free on a host is used there; a host that was chosen has to have it free."""
+    store, world, control = parts
+    world.foreign = {"a": {"hello1"}, "b": {"hello1", "hello2"}}
+    control.scale("hello", replicas=1, actor="me")
+    assert names(store) == ["hello2"]
+    control.restore("hello", host="b", actor="me")
+    assert names(store) == ["hello2", "hello3"]
+    with pytest.raises(Refused, match="cannot use the name hello1 on b") as refused:
+        control.restore("hello", name="hello1", host="b", actor="me")
+    assert refused.value.code == "replica.name-taken"
+    assert names(store) == ["hello2", "hello3"]
 
 
 def test_scaling_removes_what_is_not_ready_before_the_highest_numbers(parts):

@@ -12,11 +12,11 @@ from hypothesis import given, settings, strategies as st
 
 from poold.agent.messages import ContainerFact, Started
 from poold.model.application import Application
-from poold.model.fleet import Change, Generation, Manifest, Pool
+from poold.model.fleet import Change, Generation, Manifest, Pool, Quarantine
 from poold.reconcile import rolling
 from poold.reconcile.actions import BringUp, Forget, Retire, Serve, TakeDown, TurnRoll
 from poold.reconcile.plan import plan
-from poold.reconcile.snapshot import HostView, Snapshot
+from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.store import Assignment, Hold, Roll, Wish
 
 OLD, NEW = Application(image="hello:1", port=8080), Application(image="hello:2", port=8080)
@@ -245,3 +245,51 @@ def test_what_it_waits_for_is_said():
     snapshot = replace(snapshot, roll=replace(model.roll, generation=2, digest=TWO.digest))
     assert plan(snapshot, 1000.0).books == ()
     assert rolling.waits_for(snapshot, 1000.0) == "waiting for hello2"
+
+
+def test_it_waits_for_nothing_that_cannot_come():
+    """A replica whose name somebody else's container has pauses the roll, with the reason."""
+    model = Model(3, surge=1, unavailable=0, maximum=5, room=(5, 5), of_new=3)
+    model.roll = replace(model.roll, generation=2, digest=TWO.digest)
+    key = model.containers.pop("hello2")
+    del model.assignments["hello2"]
+    snapshot = model.snapshot()
+    pinned = tuple(replace(w, host="b") if w.name == "hello2" else w for w in snapshot.wishes)
+    snapshot = replace(snapshot, wishes=pinned)
+    stranger = ContainerFact(
+        name="hello2", container_id=key, ours=False, pool="", role="", running=True, status=""
+    )
+    host = snapshot.hosts["b"]
+    taken = replace(host, containers=(*host.containers, stranger))
+    snapshot = replace(snapshot, hosts={**snapshot.hosts, "b": taken})
+    (turn,) = plan(snapshot, 1000.0).books
+    assert (turn.turn, turn.roll.state) == ("paused", "paused")
+    assert turn.text == "hello2 is not ready: a container on b that is not ours has its name"
+    away = replace(snapshot, hosts={**snapshot.hosts, "b": replace(taken, state="unknown")})
+    assert plan(away, 1000.0).books == ()
+
+
+def test_it_waits_for_no_replica_that_no_rung_brings_up():
+    """While another way is left it waits; when none is it pauses, and says what failed last."""
+    model = Model(3, surge=1, unavailable=0, maximum=5, room=(5, 5), of_new=3)
+    model.roll = replace(model.roll, generation=2, digest=TWO.digest)
+    del model.containers["hello2"]
+    problem = {"message": "cannot start hello2: it exits"}
+    retry = Retry(at=1060.0, failed_at=999.0, failures=1, definite=True, problem=problem)
+    barred = Quarantine(
+        pool="hello", generation=2, digest=TWO.digest, host="b", since=1.0, until=2000.0,
+        failures=1, problem=problem, found_with={},
+    )  # fmt: skip
+    snapshot = replace(
+        model.snapshot(),
+        retries={"replica:hello2": retry},
+        quarantine={("b", TWO.digest): barred},
+    )
+
+    def turns(rungs):
+        dead = replace(model.assignments["hello2"], started=None, failed_rungs=rungs)
+        assignments = (model.assignments["hello1"], dead, model.assignments["hello3"])
+        return [book.text for book in plan(replace(snapshot, assignments=assignments), 1e3).books]
+
+    assert turns(()) == []
+    assert turns(("cold",)) == ["hello2 is not ready: cannot start hello2: it exits"]
