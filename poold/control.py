@@ -105,6 +105,7 @@ class Control:
                 actor=actor,
                 reason=reason,
                 done=not added and not removed and self._are_ready(found, names),
+                relieves=bool(removed),
             )
         return self._accepted(change)
 
@@ -155,6 +156,7 @@ class Control:
                 {"name": wish.name, "removed": [wish.name]},
                 actor=actor,
                 reason=reason,
+                relieves=True,
             )
         return self._accepted(change)
 
@@ -393,9 +395,16 @@ class Control:
         actor: str,
         reason: str,
         done: bool = False,
+        relieves: bool = False,
     ) -> Change:
         change = self._store.accept(
-            pool=pool.name, kind=kind, wish=wish, actor=actor, reason=reason, done=done
+            pool=pool.name,
+            kind=kind,
+            wish=wish,
+            actor=actor,
+            reason=reason,
+            done=done,
+            relieves=relieves,
         )
         failpoint("wish.before_commit", kind)
         return change

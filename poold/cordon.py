@@ -212,7 +212,9 @@ class Cordon:
         reason: str,
     ) -> Change:
         """Write down what is done already: there is nothing to wait for."""
-        change = self._store.accept(pool=NO_POOL, kind=kind, wish=wish, actor=actor, reason=reason)
+        change = self._store.accept(
+            pool=NO_POOL, kind=kind, wish=wish, actor=actor, reason=reason, relieves=True
+        )
         self._store.end_change(change.id, "settled", progress=text)
         extra = {"action": kind, "change": change.id}
         self._store.after_commit(partial(LOG.info, "%s", text, extra=extra))

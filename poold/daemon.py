@@ -30,7 +30,7 @@ from poold.config import Config
 from poold.control import Control
 from poold.cordon import Cordon
 from poold.doctor import DAEMON, examine_daemon, examine_hosts
-from poold.errors import Permanent, Refused
+from poold.errors import Permanent, Refused, Temporary
 from poold.hosts import HostLink, link_to
 from poold.metrics import Metrics
 from poold.model.balancing import BalancerName
@@ -95,7 +95,10 @@ async def serve(
     stop, reload = _on_signals(signal.SIGTERM, signal.SIGINT), _on_signals(signal.SIGHUP)
     async with _parts(config, link) as parts, _listening(parts):
         LOG.info("serving", extra={"action": "serving", "config": str(path)})
-        parts.store.events.add("daemon.started", f"poold {__version__} serves {path}")
+        with contextlib.suppress(
+            Temporary
+        ):  # on a full disk it watches over what runs all the same
+            parts.store.events.add("daemon.started", f"poold {__version__} serves {path}")
         notifier.ready()
         reloader = _reloader(parts, path, notifier, link)
         try:

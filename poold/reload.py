@@ -203,7 +203,12 @@ class Reload:
             LOG.info("%s", text, extra={"action": "reloaded"})
         with contextlib.suppress(Problem), self.store.transaction():
             change = self.store.accept(
-                pool="", kind="reload", wish={"file": str(self.path)}, actor="signal", reason=""
+                pool="",
+                kind="reload",
+                wish={"file": str(self.path)},
+                actor="signal",
+                reason="",
+                relieves=True,
             )
             self.store.end_change(
                 change.id,

@@ -167,7 +167,14 @@ class Rollout:
         if target is not None and self._is_there(pool, target):
             wish = {"to": target.number}
             change = self._store.accept(
-                pool=pool.name, kind=kind, wish=wish, actor=actor, reason=reason, done=True
+                pool=pool.name,
+                kind=kind,
+                wish=wish,
+                actor=actor,
+                reason=reason,
+                done=True,
+                said=self._stays(pool, target),
+                relieves=kind == "rollback",
             )
         else:
             change = begin_roll(
@@ -179,9 +186,16 @@ class Rollout:
                 unavailable=unavailable,
                 actor=actor,
                 reason=reason,
+                relieves=kind == "rollback",
             )
         failpoint("wish.before_commit", kind)
         return change
+
+    def _stays(self, pool: Pool, target: Generation) -> str:
+        """Say what became of a pool whose replicas are all of the target already."""
+        if self._store.rolls.hold(pool.name) is not None:
+            return f"{pool.name} is held at generation {target.number}, and all of it is of that"
+        return f"all of {pool.name} is of generation {target.number}"
 
     def _pardon(self, pool: Pool, target: Generation, kind: ChangeKind) -> None:
         """Let the target be tried again wherever it failed: somebody asks for it."""

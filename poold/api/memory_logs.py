@@ -42,7 +42,7 @@ class MemoryEvents:
                 self._last, self.clock(), kind, text, pool, replica, host, change, dict(data or {})
             )
         )
-        del self._events[: -self.keep]
+        del self._events[: max(0, len(self._events) - self.keep)]
         self._news.set()
         self._news = asyncio.Event()
 

@@ -18,7 +18,7 @@ _BY_ENDING: tuple[tuple[int, frozenset[str]], ...] = (
     (404, frozenset({"unknown", "no-route"})),
     (405, frozenset({"bad-method"})),
     (409, frozenset({"taken", "foreign-name", "same-host", "elsewhere"})),
-    (409, frozenset({"moving", "not-ready", "key-reused"})),
+    (409, frozenset({"moving", "not-ready", "key-reused", "full"})),
     (409, frozenset({"up", "cordoned", "fenced", "configured", "unconfirmed", "incompatible"})),
     (409, frozenset({"held", "no-generation", "unknown-application"})),
     (412, frozenset({"changed"})),

@@ -74,10 +74,14 @@ async def follow(
     first, last = log_.bounds()
     cursor = last if after is None else after
     yield _RECONNECT
-    if cursor > last or 0 < cursor < first - 1:
-        yield b"event: gap\ndata: %b\n\n" % msgspec.json.encode({"after": cursor, "first": first})
+    if cursor > last:  # of another store
+        yield _gap(cursor, first)
         cursor = 0
     while not ports.stopping.is_set():
+        first, last = log_.bounds()
+        if 0 < cursor < (first - 1 if first else last):  # pruned meanwhile
+            yield _gap(cursor, first)
+            cursor = first - 1 if first else last
         found = log_.after(cursor, pool=pool, limit=BATCH)
         _, last = log_.bounds()
         cursor = found[-1].id if len(found) == BATCH else max(cursor, last)
@@ -88,6 +92,11 @@ async def follow(
             heard = await unless_stopping(waiting, ports.stopping, seconds=heartbeat_seconds)
             if not heard and not ports.stopping.is_set():
                 yield _HEARTBEAT
+
+
+def _gap(after: int, first: int) -> bytes:
+    """Tell that events after one are gone; those from `first` on follow, 0: none."""
+    return b"event: gap\ndata: %b\n\n" % msgspec.json.encode({"after": after, "first": first})
 
 
 def _encode(event: Event) -> bytes:

@@ -90,6 +90,7 @@ class RollBooks:
             unavailable=pool.roll.unavailable,
             actor=AUTO,
             reason=reason,
+            relieves=True,  # a full disk must not stop what the pool's other replicas need
         )
         self.store.calls.add(
             actor=AUTO,

@@ -6,7 +6,7 @@ Pure: questions about a snapshot that rolling, and what pauses it, ask alike.
 from __future__ import annotations
 
 from poold.model.fleet import Generation, HostName, ReplicaName
-from poold.reconcile.actions import replica_subject
+from poold.reconcile.actions import replica_subject, restore_rung
 from poold.reconcile.snapshot import Snapshot
 from poold.store import Assignment
 
@@ -41,6 +41,14 @@ def is_old(snapshot: Snapshot, assignment: Assignment, target: Generation) -> bo
     """Whether a replica came up, and not from the target."""
     wanted = target_on(snapshot, assignment.host, target)
     return assignment.started is not None and assignment.generation != wanted.number
+
+
+def will_be_old(snapshot: Snapshot, assignment: Assignment, target: Generation) -> bool:
+    """Whether a replica is not of the target, or is just coming up from something else."""
+    if assignment.started is not None:
+        return is_old(snapshot, assignment, target)
+    wanted = target_on(snapshot, assignment.host, target)
+    return assignment.rung not in ("", restore_rung(wanted.digest))
 
 
 def target_on(snapshot: Snapshot, name: HostName, target: Generation) -> Generation:

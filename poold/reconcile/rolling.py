@@ -27,7 +27,15 @@ from poold.reconcile.actions import (
 from poold.reconcile.images import served_id
 from poold.reconcile.ladder import Rung, Wait, awaits_own, next_rung
 from poold.reconcile.roll_failures import build_failure, failure, stuck
-from poold.reconcile.roll_standing import by_number, is_old, is_ready, mine, outdated, target_on
+from poold.reconcile.roll_standing import (
+    by_number,
+    is_old,
+    is_ready,
+    mine,
+    outdated,
+    target_on,
+    will_be_old,
+)
 from poold.reconcile.snapshot import Snapshot
 from poold.store import Roll
 
@@ -57,7 +65,7 @@ def turns(snapshot: Snapshot, now: float) -> Iterator[Local]:
         yield Release(snapshot.hold.number)
     elif snapshot.hold is None and usable and _is_new(snapshot, usable[0]):
         waits = roll is None or roll.state == "paused"
-        outdated = any(is_old(snapshot, a, usable[0]) for a in snapshot.assignments)
+        outdated = any(will_be_old(snapshot, a, usable[0]) for a in snapshot.assignments)
         begins = pool.roll.auto and waits and outdated
         rolls = _what_changed(snapshot) if begins else ""
         yield Serve(snapshot.configured, served_id(usable[0]), rolls)

@@ -37,7 +37,7 @@ class Changes:
         self._waiters: set[asyncio.Future[None]] = set()
         self._catching_up: set[ChangeId] = set()
         # The last life counted news in memory: continue above anything it may have shown.
-        database.run("changes_renumber")
+        database.tidy("changes_renumber")
 
     def add(
         self,
@@ -47,9 +47,12 @@ class Changes:
         wish: Mapping[str, object],
         actor: str,
         reason: str,
-        done: bool,
+        done: str | None,
     ) -> Change:
-        """Accept a change, within the caller's transaction; `done` ones are born settled."""
+        """Accept a change, within the caller's transaction.
+
+        One with something `done`, in words, is born settled.
+        """
         now = self._clock()
         row = self._database.run(
             "change_add",
@@ -59,9 +62,9 @@ class Changes:
             actor=actor,
             reason=reason,
             created_at=now,
-            state="settled" if done else "pending",
-            progress="nothing to do" if done else "accepted",
-            settled_at=now if done else None,
+            state="pending" if done is None else "settled",
+            progress="accepted" if done is None else done,
+            settled_at=None if done is None else now,
         )
         self._database.run("changes_prune", keep=self._keep)
         return self.must(ChangeId(row))

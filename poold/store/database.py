@@ -7,6 +7,7 @@ It does not know what the rows mean.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import sqlite3
@@ -18,8 +19,10 @@ from typing import Any, TypeVar
 
 from poold.errors import Permanent, Problem, Refused, Temporary
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 SQL = resources.files(__package__) / "sql"
+_NEEDED_TO_OPEN_BYTES = 1 << 20  # for the log and its index, and some rows
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -138,6 +141,15 @@ class Database:
         with self.transaction():
             return self._connection.execute(self._queries[query], values).lastrowid or 0
 
+    def tidy(self, query: str, **values: Any) -> None:
+        """Run a writing query that can wait: a full disk is only logged."""
+        try:
+            self.run(query, **values)
+        except Temporary as problem:
+            if self._depth:
+                raise  # the caller's transaction may be undone already
+            LOG.warning("%s", problem, extra={"action": "not_tidied", "query": query})
+
     def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
         """Return all rows of a reading query."""
         with _translated(self._path):
@@ -230,9 +242,18 @@ def _translated(path: Path) -> Iterator[None]:
         ) from problem
 
 
+def _is_full(folder: Path) -> bool:
+    """Whether SQLite cannot even grow the file that its readers share: it says I/O error then."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _NEEDED_TO_OPEN_BYTES
+
+
 def _problem(path: Path, problem: sqlite3.Error) -> Problem:
     code = getattr(problem, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path.parent)):
         return Temporary(
             "store.disk-full",
             f"cannot write {path}: the disk is full",

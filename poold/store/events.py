@@ -89,7 +89,7 @@ class Events:
                 self._waiters.discard(waiter)
 
     def _prune(self) -> None:
-        self._database.run("events_prune", oldest=self._clock() - KEEP_SECONDS, keep=self._keep)
+        self._database.tidy("events_prune", oldest=self._clock() - KEEP_SECONDS, keep=self._keep)
 
 
 def _event(row: sqlite3.Row) -> Event:

@@ -234,6 +234,7 @@ def begin_roll(
     unavailable: int,
     actor: str,
     reason: str,
+    relieves: bool = False,
 ) -> Change:
     """Accept a roll, within the caller's transaction or one of its own; it takes the last's place.
 
@@ -245,7 +246,9 @@ def begin_roll(
             "surge": surge,
             "unavailable": unavailable,
         }
-        change = store.accept(pool=pool, kind=kind, wish=wish, actor=actor, reason=reason)
+        change = store.accept(
+            pool=pool, kind=kind, wish=wish, actor=actor, reason=reason, relieves=relieves
+        )
         before = store.rolls.get(pool)
         if before is not None:
             problem = Refused(

@@ -76,9 +76,13 @@ class Store:
         self._database = Database(state_dir)
         self._state_dir, self.reserve = state_dir, reserve
         self._clock = clock
-        self._changes = Changes(self._database, clock)
+        try:
+            self._changes = Changes(self._database, clock)
+            self.events = Events(self._database, clock)
+        except BaseException:
+            self._database.close()
+            raise
         self.hosts = HostMarks(self._database, clock)
-        self.events = Events(self._database, clock)
         self.calls = Calls(self._database, clock)
         self.quarantine = Quarantines(self._database)
         self.rolls = Rolls(self._database, clock)
@@ -141,16 +145,25 @@ class Store:
         actor: str,
         reason: str,
         done: bool = False,
+        said: str = "nothing to do",
+        relieves: bool = False,
     ) -> Change:
-        """Record an accepted wish; `done` where there is nothing to do for it.
+        """Record an accepted wish; `done` where there is nothing to do for it, which is `said`.
 
-        Raises Temporary("store.disk-full") where the disk is down to its reserve.
+        Raises Temporary("store.disk-full") where the disk is down to its reserve, unless the wish
+        `relieves`: one that takes away, guards or goes back is what an operator needs just then.
         """
         about = pool or wish.get("host") or wish.get("file")
         with self.transaction():
-            self._require_room()
+            if not relieves:
+                self._require_room()
             change = self._changes.add(
-                pool=pool, kind=kind, wish=wish, actor=actor, reason=reason, done=done
+                pool=pool,
+                kind=kind,
+                wish=wish,
+                actor=actor,
+                reason=reason,
+                done=said if done else None,
             )
             self.events.add(
                 "change.accepted",
@@ -171,7 +184,7 @@ class Store:
                 "store.disk-full",
                 f"cannot accept a wish: {lack}",
                 hint="free some space there, or lower daemon.disk_reserve; nothing that was"
-                " accepted is lost",
+                " accepted is lost, and what takes away, fences or rolls back is accepted",
             )
 
     def _say_ended(self, change: Change) -> None:

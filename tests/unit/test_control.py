@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from poold.agent.space import read_reserve
 from poold.config import Config
 from poold.control import Control
-from poold.errors import Refused
+from poold.errors import Refused, Temporary
 from poold.model.application import Application
 from poold.model.fleet import Host, Pool, Replica
 from poold.store import Assignment, Move, Store, Wish
@@ -82,6 +83,23 @@ def test_a_name_that_others_have_on_every_host_is_left_out(parts):
         control.restore("hello", name="hello1", host="b", actor="me")
     assert refused.value.code == "replica.name-taken"
     assert names(store) == ["hello2", "hello3"]
+
+
+def test_a_disk_down_to_its_reserve_refuses_only_what_adds(parts):
+    """What takes replicas away is what one needs just then."""
+    store, _, control = parts
+    put_ready(parts, "hello1", "hello2", "hello3")
+    store.reserve = read_reserve("1000000t")
+    for adds in (
+        lambda: control.scale("hello", delta=1, actor="me"),
+        lambda: control.restore("hello", actor="me"),
+        lambda: control.checkpoint("hello", actor="me"),
+    ):
+        with pytest.raises(Temporary, match="cannot accept a wish"):
+            adds()
+    control.scale("hello", delta=-1, actor="me")
+    control.remove("hello1", actor="me")
+    assert names(store) == ["hello2"]
 
 
 def test_scaling_removes_what_is_not_ready_before_the_highest_numbers(parts):

@@ -182,7 +182,7 @@ def test_ended_changes_are_bounded_and_pending_ones_stay(store, clock):
     def add(*, done):
         return changes.add(pool="hello", kind="scale", wish={}, actor="x", reason="", done=done).id
 
-    pending = add(done=False)
-    ended = [add(done=True) for _ in range(6)]
+    pending = add(done=None)
+    ended = [add(done="nothing to do") for _ in range(6)]
     kept = [change.id for change in changes.newest(None, 99)]
     assert kept == [*reversed(ended[-3:]), pending]

@@ -146,7 +146,7 @@ def test_the_data_of_an_older_version_is_taken_over(tmp_path, version):
     assert {change.state for change in store.changes()} == {"pending"}
     assert store.see_pool("hello").introduced == {"a"}
     readers = (store.hosts.all(), store.quarantine.all(), store.rolls.get("hello"))
-    assert all(readers) == (version == VERSIONS[-1])
+    assert all(readers) == (version >= 5)
     assert store.calls.find("t", "k") is not None or "calls" not in known
     store.accept(pool="hello", kind="checkpoint", wish={}, actor="t", reason="")  # and goes on
     assert store.calls.revision("hello") > 0

@@ -106,6 +106,37 @@ async def test_a_gap_is_said(served, after):
     assert (third["id"], fourth["id"]) == ("3", "4")
 
 
+async def test_a_gap_is_said_where_nothing_is_kept(served):
+    """All that followed the id that was seen is gone: the stream says so and goes on."""
+    fleet, _, session = served
+    say(fleet, "1", "2", "3", "4")
+    fleet.events.keep = 0
+    say(fleet, "5")
+    async with session.get("/v1/events?after=2") as response:
+        _, gap = await read(response, 2)
+        fleet.events.keep = 9
+        say(fleet, "6")
+        (sixth,) = await read(response, 1)
+    assert json.loads(gap["data"]) == {"after": 2, "first": 0}
+    assert sixth["id"] == "6"
+
+
+async def test_a_gap_is_said_to_who_falls_behind(served):
+    """What was pruned before a slow reader came to it is told as well."""
+    fleet, _, _ = served
+    ports = app_over(fleet)[PORTS]
+    say(fleet, "1", "2")
+    async with contextlib.aclosing(stream.follow(ports, None, 1)) as chunks:
+        first = [await anext(chunks) for _ in range(2)]
+        say(fleet, "3", "4", "5", "6")
+        fleet.events.keep = 1
+        say(fleet, "7")
+        gap, last = await anext(chunks), await anext(chunks)
+    assert b"id: 2" in first[1]
+    assert b'{"after":2,"first":7}' in gap
+    assert b"id: 7" in last
+
+
 async def test_a_silent_stream_shows_that_it_lives():
     """Where nothing happens a comment is sent now and then."""
     ports = app_over(MemoryFleet())[PORTS]

@@ -152,6 +152,17 @@ def test_the_table_of_statuses_names_only_what_is_raised():
     assert [one for one in listed if not any(code.endswith(one) for code in raised)] == []
 
 
+def test_a_refused_wish_is_not_called_a_bad_request():
+    """What is refused for how the fleet is has a status that says so."""
+    folder = Path(poold.__file__).parent
+    modules = [folder / f"{name}.py" for name in ("control", "cordon", "rollout")]
+    words = "".join(module.read_text() for module in modules)
+    codes = set(re.findall(r'Refused\(\s*"([a-z]+\.[a-z-]+)"', words))
+    assert codes > {"host.full", "replica.moving"}
+    bad = {code for code in codes if problems.status_of(Refused(code, "cannot")) == 400}
+    assert bad == {"replica.bad-name", "scale.ambiguous"}
+
+
 @pytest.mark.parametrize(("retry", "header"), [(None, "1"), (0.2, "1"), (7.1, "8")])
 async def test_what_may_work_later_says_when(retry, header):
     """A temporary problem is 503 with whole seconds in Retry-After, at least one."""

@@ -12,9 +12,9 @@ from hypothesis import given, settings, strategies as st
 
 from poold.agent.messages import ContainerFact, Started
 from poold.model.application import Application
-from poold.model.fleet import Change, Generation, Manifest, Pool, Quarantine
+from poold.model.fleet import Change, Generation, Manifest, Pool, Quarantine, RollSettings
 from poold.reconcile import rolling
-from poold.reconcile.actions import BringUp, Forget, Retire, Serve, TakeDown, TurnRoll
+from poold.reconcile.actions import BringUp, Forget, Retire, Serve, TakeDown, TurnRoll, restore_rung
 from poold.reconcile.plan import plan
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.store import Assignment, Hold, Roll, Wish
@@ -293,3 +293,26 @@ def test_it_waits_for_no_replica_that_no_rung_brings_up():
 
     assert turns(()) == []
     assert turns(("cold",)) == ["hello2 is not ready: cannot start hello2: it exits"]
+
+
+def test_it_begins_for_what_is_just_coming_up_from_another_generation():
+    """It will be ready as an old one soon, and nothing would roll it any more then."""
+    model = Model(1, surge=1, unavailable=0, maximum=3, room=(5, 5))
+    model.pool = replace(model.pool, roll=RollSettings(auto=True))
+    model.roll = None
+    coming = Assignment(
+        name="hello1", pool="hello", host="a", since=1.0, rung=restore_rung(ONE.digest)
+    )
+    served = {"configured": NEW.fingerprint(), "served": OLD.fingerprint()}
+
+    def rolls(assignment, **more):
+        snapshot = replace(
+            model.snapshot(), roll=None, assignments=(assignment,), **{**served, **more}
+        )
+        (book,) = plan(snapshot, 1000.0).books
+        return book.rolls
+
+    assert rolls(coming) == "the application changed"
+    assert rolls(replace(coming, rung=restore_rung(TWO.digest))) == ""
+    assert rolls(replace(coming, rung="")) == ""
+    assert rolls(coming, served="") == "", "the first generation ever replaces nothing"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from poold.agent.space import read_reserve
 from poold.errors import Permanent, Refused
 from poold.model.fleet import HostName, RollSettings
 
@@ -196,6 +197,31 @@ async def test_it_begins_by_itself_where_the_pool_says_so(fleet):
     fleet.control.checkpoint("hello", actor="test")
     await fleet.settle()
     assert set(generations(fleet).values()) == {2}  # another generation of the same application
+
+
+async def test_it_begins_by_itself_though_the_disk_is_down_to_its_reserve(fleet):
+    """What the pool says was accepted long ago, and nothing of the pool waits for room."""
+    fleet.change_pool(roll=RollSettings(auto=True))
+    await scaled(fleet)
+    fleet.store.reserve = read_reserve("1000000t")
+    change_application(fleet)
+    await fleet.until(lambda: set(generations(fleet).values()) == {2}, rounds=300)
+    assert len(generations(fleet)) == 3
+
+
+async def test_holding_what_is_of_it_already_is_a_wish(fleet):
+    """Where nothing is to be replaced a rollback holds the pool all the same: others see it."""
+    await scaled(fleet, 1)
+    revision = fleet.store.calls.revision("hello")
+    held = fleet.rollout.rollback("hello", to=1, actor="test")
+    assert (held.state, held.progress) == (
+        "settled", "hello is held at generation 1, and all of it is of that",
+    )  # fmt: skip
+    assert fleet.store.calls.revision("hello") > revision
+    revision = fleet.store.calls.revision("hello")
+    free = fleet.rollout.roll("hello", actor="test")
+    assert (free.state, free.progress) == ("settled", "all of hello is of generation 1")
+    assert fleet.store.calls.revision("hello") > revision
 
 
 async def test_without_auto_replicas_stay(fleet):
