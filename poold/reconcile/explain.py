@@ -23,8 +23,8 @@ from poold.reconcile.actions import (
 from poold.reconcile.ladder import why_none_fits
 from poold.reconcile.plan import Plan
 from poold.reconcile.quarantine import barred
-from poold.reconcile.shares import shares, spares_of
 from poold.reconcile.roll_standing import outdated
+from poold.reconcile.shares import shares, spares_of
 from poold.reconcile.shown import describe
 from poold.reconcile.snapshot import HostView, Retry, Snapshot
 from poold.reconcile.spares import is_short_of_memory
