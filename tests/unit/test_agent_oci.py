@@ -340,7 +340,7 @@ def test_a_box_whose_processes_are_gone_is_not_running(tmp_path: Path) -> None:
     places = Boxes(tmp_path).add(BOX)
     assert runtime.status(places) == "created"
     (places.folder / "pidfile").write_text(str(os.getpid()))
-    (places.folder / "conmon.pid").write_text("1")
+    (places.folder / "conmon.pid").write_text(str(os.getpid()))  # nobody is a child of himself
     assert not runtime.is_running(places)
     assert runtime.status(places) == "exited"
 
