@@ -175,7 +175,13 @@ def _entries_of(item: Any) -> _Decoder:
 
 
 def _fields_of(kind: Any) -> _Decoder:
+    """Read an object; what has a default may be missing: an earlier version did not know it."""
     hints = get_type_hints(kind)
+    needed = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
     readers = {name: _decoder(hints[name]) for name in _field_names(kind)}
 
     def read(value: Any) -> Any:
@@ -185,9 +191,10 @@ def _fields_of(kind: Any) -> _Decoder:
             unknown = sorted(value.keys() - readers.keys())
             if unknown:
                 raise _MismatchError(f"unknown field {unknown[0]!r}")
-            missing = sorted(readers.keys() - value.keys())
-            raise _MismatchError(f"the field {missing[0]!r} is missing")
-        return kind(**{name: _at(name, reader, value[name]) for name, reader in readers.items()})
+            missing = sorted(needed - value.keys())
+            if missing:
+                raise _MismatchError(f"the field {missing[0]!r} is missing")
+        return kind(**{name: _at(name, readers[name], each) for name, each in value.items()})
 
     return read
 

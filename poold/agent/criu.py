@@ -1,8 +1,8 @@
 """CRIU's settings for a pool, and CRIU's refusals in the operator's words.
 
-Flows in: scan paths; the text of CRIU's log and what podman said. Flows out: lines of a
-configuration file; a Problem that names what could not be frozen or thawed and the way out, with
-CRIU's last lines as evidence. Pure: it opens no file and runs nothing.
+Flows in: scan paths; the text of CRIU's log and what podman or the runtime said. Flows out: lines
+of a configuration file; a Problem that names what could not be frozen or thawed and the way out,
+with CRIU's last lines as evidence. Pure: it opens no file and runs nothing.
 """
 
 from __future__ import annotations
@@ -40,18 +40,17 @@ def settings(scan_paths: tuple[str, ...]) -> tuple[str, ...]:
 def explain(
     doing: Doing, name: str, *, log: str, finished: Finished, watched: tuple[str, ...] = ()
 ) -> Problem:
-    """Say why CRIU, or podman on the way to it, refused; `watched` are paths that it watches."""
-    said = _podman_said(finished)
-    kind, code, reason, hint = _translate(doing, log, said, watched)
+    """Say why CRIU, or who was to call it, refused; `watched` are paths that it watches."""
+    kind, code, reason, hint = _translate(doing, log, finished, watched)
     detail = evidence(log, finished)
     return kind(code, f"cannot {doing} {name}: {reason}", hint=hint, detail=detail)
 
 
 def evidence(log: str, finished: Optional[Finished] = None) -> str:
-    """Return a problem's detail: an excerpt of CRIU's log, what podman said, its command."""
+    """Return a problem's detail: an excerpt of CRIU's log, what the program said, its command."""
     parts = [criu_log.excerpt(log)]
     if finished is not None:
-        said = criu_log.shortened(_podman_said(finished), _SAID_BYTES)
+        said = criu_log.shortened(_said(finished), _SAID_BYTES)
         parts += [said, f"$ {finished.command}"]
     return "\n".join(part for part in parts if part)
 
@@ -62,8 +61,9 @@ def is_about_watches(log: str) -> bool:
 
 
 def _translate(
-    doing: Doing, log: str, said: str, watched: tuple[str, ...]
+    doing: Doing, log: str, finished: Finished, watched: tuple[str, ...]
 ) -> tuple[type[Problem], str, str, str]:
+    said = _said(finished)
     errors = "\n".join(criu_log.errors(log))
     if is_about_watches(log):
         return (Permanent, *_watched_file(watched))
@@ -76,12 +76,12 @@ def _translate(
     found = re.findall(r"Error \([^)]*\): (.*)", errors)
     last = said.splitlines()[-1] if said else "no reason"
     # CRIU's first error is the cause, those after it are what it gave up for it.
-    reason = f"CRIU says: {found[0].strip()}" if found else f"podman says: {last}"
+    reason = f"CRIU says: {found[0].strip()}" if found else f"{finished.who} says: {last}"
     return Permanent, f"criu.{doing}-failed", reason, "the detail has the end of CRIU's log"
 
 
-def _podman_said(finished: Finished) -> str:
-    """Return podman's own words; the quotes from CRIU's log among them are in the log itself."""
+def _said(finished: Finished) -> str:
+    """Return the program's own words; what it quotes of CRIU's log is in the log itself."""
     lines = finished.error_text.splitlines()
     return "\n".join(line for line in lines if "level=warning" not in line)
 

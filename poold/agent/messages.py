@@ -65,6 +65,7 @@ class ContainerFact:
     # It passed readiness since its last start, still runs and answers; a spare: it is frozen so.
     ready: bool = False
     last_words: str = ""  # the last line of output of a replica that ended
+    engine: str = ""  # what restored it, where the agent's record has it
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class Started:
     """A replica that answered its readiness probe. `seconds`: action begun -> first success.
 
     `spare` is the name that it had before, where a spare was claimed.
+    `engine` restored it; `engine_reason` is why that is podman where the runtime was to be tried.
     """
 
     name: str
@@ -177,6 +179,8 @@ class Started:
     phases: Phases = field(default_factory=dict)
     started_at: float = 0.0
     spare: str = ""
+    engine: str = ""
+    engine_reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class Observing:
             started_at=record.started_at if record else container.started_at,
             ready=_is_ready(container, record) and not silence,
             last_words=await self._engine.last_words(container.container_id) if is_dead else "",
+            engine=record.engine if record else "",
         )
 
     def _sweep_files(self, scratch: list[Path], running: tuple[str, ...]) -> None:

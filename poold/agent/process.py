@@ -14,6 +14,7 @@ import shlex
 import signal
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 from poold.errors import Permanent, Temporary
@@ -43,6 +44,11 @@ class Finished:
     def command(self) -> str:
         """The command, quoted ready to paste."""
         return shlex.join(self.argv)
+
+    @property
+    def who(self) -> str:
+        """The program's name."""
+        return Path(self.argv[0]).name
 
     @property
     def error_text(self) -> str:

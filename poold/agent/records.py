@@ -43,13 +43,15 @@ class Record:
     frozen: bool = False
     capture: str = ""
     spare: bool = False
+    engine: str = ""
+    engine_reason: str = ""
 
     @property
     def started(self) -> Started:
         """The answer that its action gave."""
         return Started(
             self.name, self.container_id, self.address, self.method, self.seconds, self.phases,
-            self.started_at,
+            self.started_at, engine=self.engine, engine_reason=self.engine_reason,
         )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from poold.agent.bringup import (
     is_ours,
     undone,
 )
-from poold.agent.engines.base import Chooser, Engine, Launch, Published
+from poold.agent.engines.base import Chooser, Engine, Launch, Published, Restored
 from poold.agent.failpoints import failpoint
 from poold.agent.folders import Folders, safe_name, write_whole
 from poold.agent.generations import Generations
@@ -112,8 +112,8 @@ class Replicas:
             report(Progress("restoring"))
             is_shared = request.method == "restore"
             up = await self.thawed(placement, application, archive, began, is_shared=is_shared)
-            if why := self._why_slower(up):
-                report(Progress(f"restored by podman: {why}"))
+            if (restored := self._restored(up)) and restored.reason:
+                report(Progress(f"restored by podman: {restored.reason}"))
             return await self.remember(placement, up, method=request.method, digest=request.digest)
 
     async def thawed(
@@ -165,12 +165,11 @@ class Replicas:
             engine.keep(archive, ahead, self._bring_up.taken)
         return up
 
-    def _why_slower(self, up: Up) -> str:
-        """Say why another engine restored it than was asked for; "" when none did."""
+    def _restored(self, up: Up) -> Optional[Restored]:
+        """Return how the engine restored it, where it has several ways."""
         if not isinstance(self._engine, Chooser):
-            return ""
-        restored = self._engine.restored(up.container_id)
-        return restored.reason if restored else ""
+            return None
+        return self._engine.restored(up.container_id)
 
     def cold(
         self,
@@ -268,6 +267,7 @@ class Replicas:
         self, placement: Placement, up: Up, *, method: str, digest: str, spare: bool = False
     ) -> Started:
         """Record a container that is ready; failing, it is removed."""
+        restored = self._restored(up)
         record = Record(
             name=placement.name,
             fleet=placement.fleet,
@@ -281,6 +281,8 @@ class Replicas:
             digest=digest,
             phases=up.phases,
             spare=spare,
+            engine=restored.engine if restored else "",
+            engine_reason=restored.reason if restored else "",
         )
         failpoint("replica.before_record", placement.name)
         try:

@@ -41,6 +41,7 @@ def made_replica(pool: Pool, name: str, host: HostName) -> Replica:
         started_at=time.time() - 90,
         seconds=0.34,
         phases={"restore": 0.3, "probe": 0.04},
+        engine="oci",
     )
 
 

@@ -34,7 +34,7 @@ def print_replicas(replicas: Sequence[Replica]) -> None:
             replica.state,
             replica.host or "",
             replica.address or "",
-            replica.method or "",
+            _by(replica),
             "" if replica.generation is None else str(replica.generation),
             tables.duration(replica.seconds),
             tables.age(replica.started_at, now),
@@ -72,3 +72,9 @@ def print_spares(spares: Sequence[Spare]) -> None:
         for spare in spares
     ]
     print_table(_SPARES, rows, empty="no spares")
+
+
+def _by(replica: Replica) -> str:
+    """Say how it came up, and by which engine."""
+    engine = f" ({replica.engine})" if replica.engine else ""
+    return f"{replica.method or ''}{engine}"

@@ -176,6 +176,7 @@ class Replica:
     seconds: Optional[float] = None  # action begun -> first successful probe
     phases: Phases = field(default_factory=dict)
     reason: str = ""  # why it is not ready, or by which step of the ladder it came up
+    engine: str = ""  # what restored it: "oci", or "podman"
 
 
 ChangeKind = Literal[

@@ -250,14 +250,15 @@ def _balancer(snapshot: Snapshot, decided: Plan) -> Iterator[Because]:
 
 
 def _how(replica: Replica) -> str:
+    by = f" by the engine {replica.engine}" if replica.engine else ""
     if replica.method == "move":
-        return ", moved there"
+        return f", moved there{by}"
     if replica.method == "spare":
         number = f" of generation {replica.generation}" if replica.generation else ""
         return f", by claiming a spare{number}"
     if replica.method == "restore":
         number = f" {replica.generation}" if replica.generation else ""
-        return f", restored from generation{number}"
+        return f", restored from generation{number}{by}"
     return ", started cold" if replica.method == "cold" else ""
 
 

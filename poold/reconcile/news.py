@@ -49,6 +49,7 @@ class News:
             host=intent.host,
             data={
                 "method": started.method,
+                "engine": started.engine,
                 "generation": generation,
                 "address": started.address,
                 "seconds": started.seconds,

@@ -256,4 +256,5 @@ def _found(fact: ContainerFact) -> Started:
         method="move" if fact.method == "move" else "spare" if fact.method == "spare" else method,
         seconds=0.0,
         started_at=fact.started_at,
+        engine=fact.engine,
     )

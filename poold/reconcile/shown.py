@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from heapq import nsmallest
 from typing import Any
 
-from poold.agent.messages import ContainerFact
+from poold.agent.messages import ContainerFact, Started
 from poold.model.fleet import HostName, Pool, PoolName, Replica, ReplicaName, ReplicaState
 from poold.reconcile.actions import (
     AdvanceMove,
@@ -134,8 +134,13 @@ def _replica(
         started.started_at or None,
         started.seconds or None,
         started.phases,
-        reason,
+        reason or _slower(started),
+        started.engine,
     )
+
+
+def _slower(started: Started) -> str:
+    return f"restored by podman: {started.engine_reason}" if started.engine_reason else ""
 
 
 def _state(

@@ -357,6 +357,7 @@ class World:
                 address=started.address,
                 started_at=started.started_at,
                 ready=True,
+                engine=started.engine,
             ),
         )
         if started.container_id in self._hosts[name].doubted:

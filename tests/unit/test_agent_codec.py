@@ -96,6 +96,14 @@ def test_what_is_no_message_is_refused_with_its_path(value, said):
     assert said in caught.value.message
 
 
+def test_what_an_earlier_version_did_not_know_has_its_default():
+    """A stored request or record outlives an upgrade that added fields with defaults."""
+    body = changed()
+    for name in ("engine", "slots"):
+        del body["application"][name]
+    assert decode(Start, body) == decode(Start, changed())
+
+
 def test_a_refused_value_is_not_shown():
     """A wrong value may be a secret: its type is named, the value is not."""
     with pytest.raises(Refused) as caught:

@@ -140,6 +140,9 @@ def test_a_clean_log_is_no_privilege_problem() -> None:
     problem = criu.explain("restore", "hello1", log=RLIMIT, finished=said("Error: something else"))
     assert problem.code == "criu.restore-failed"
     assert problem.message == "cannot restore hello1: podman says: Error: something else"
+    runtime = Finished(("/usr/sbin/runc", "restore"), 1, b"", b"something else")
+    problem = criu.explain("restore", "hello1", log=RLIMIT, finished=runtime)
+    assert problem.message == "cannot restore hello1: runc says: something else"
 
 
 def test_scan_paths_become_irmap_settings() -> None:

@@ -97,7 +97,7 @@ class Programs:
             os.close(reading)
         pid, message = _understand(said)
         if pid <= 0:
-            problem = self._explain(places, name, message)
+            problem = self._explain(places, name, images, message)
             await finish(self.end(places))
             raise problem
         conmon = places.pid("conmon.pid")
@@ -128,10 +128,9 @@ class Programs:
             *("--pid-file", str(places.folder / "pidfile"), places.folder.name),
         ]
 
-    def _explain(self, places: Places, name: str, message: str) -> Problem:
+    def _explain(self, places: Places, name: str, images: Path, message: str) -> Problem:
         said = "\n".join(filter(None, (message, *_messages(places.folder / "oci-log"))))
-        argv = tuple(self._conmon(places, name, places.images))
-        finished = Finished(argv, 1, b"", said.encode())
+        finished = Finished(tuple(self.restore_argv(places, images)), 1, b"", said.encode())
         log = ""
         with contextlib.suppress(OSError):
             log = (places.folder / RESTORE_LOG).read_text("utf-8", "replace")

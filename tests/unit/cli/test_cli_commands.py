@@ -28,7 +28,7 @@ def test_scale_with_wait_shows_progress_and_replicas(poold, daemon):
     assert "settled after" in ran.out
     assert "restore 0.21 s, probe 0.04 s" in ran.out
     assert re.search(
-        r"^hello2 +hello +ready +b +b:20000 +restore +1 +0.34 s", ran.out, re.MULTILINE
+        r"^hello2 +hello +ready +b +b:20000 +restore \(oci\) +1 +0.34 s", ran.out, re.MULTILINE
     )
 
 
@@ -180,6 +180,12 @@ def test_status_shows_pools_hosts_and_what_goes_on(poold, daemon):
     assert re.search(r"^hello +0/1 ", ran.out, re.MULTILINE)
     assert "2 of 2 hosts up" in ran.out
     assert "change 1: scale to 1: probing" in ran.out
+
+
+def test_ps_says_which_engine_restored(poold):
+    """How a replica came up has the engine beside it."""
+    poold("scale", "hello", "1", "--wait")
+    assert re.search(r"^hello1 +hello +ready .* restore \(oci\) +1 ", poold("ps").out, re.MULTILINE)
 
 
 def test_hosts_and_changes_and_logs(poold):
