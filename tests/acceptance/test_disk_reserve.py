@@ -43,7 +43,7 @@ def empty(fleet, host):
 
 
 def containers(fleet, host):
-    return fleet.on(host, "podman", "ps", "--all", "--no-trunc", "--quiet", "--sort=created")
+    return fleet.look(host).containers
 
 
 def test_a_disk_down_to_its_reserve_is_not_filled(tight):

@@ -93,7 +93,7 @@ def test_what_a_fenced_host_that_lived_on_brings_back_is_removed(make):
         fleet.injected()
         fleet.lab.mend("b")
     fleet.host("b", "up")
-    fleet.until("b is rid of it", lambda: name not in fleet.on("b", "podman", "ps", "-a"))
+    fleet.until("b is rid of it", lambda: name not in fleet.names("b"))
     assert _container(fleet, name) == before
     fleet.converged()
     fleet.until("b may be used again", lambda: _uncordoned(fleet))
@@ -156,7 +156,7 @@ def test_reload_on_sighup(make):
     _reload(fleet, narrow, "settled")
     fleet.until("b is gone", lambda: [host.name for host in fleet.client.hosts()] == ["a"])
     assert "not reloaded" not in fleet.client.health()["sentence"]
-    assert "other1" in fleet.on("b", "podman", "ps")
+    assert "other1" in fleet.names("b")
     _reload(fleet, wide, "settled")
     fleet.ready("other", 1)
     assert _container(fleet, "other1") == other_ran

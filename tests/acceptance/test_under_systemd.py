@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from onlooker import look_at
 
 from poold.errors import Problem
 from poold.lab import Lab
@@ -14,6 +15,7 @@ from poold.lab import Lab
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 _DEADLINE_SECONDS = 120.0
+_FOLDERS = ("/var/lib/poold-agent", "/run/poold-agent")
 _POOLD = "/opt/poold/bin/poold"
 _ALL_READY = 'Status: "hello 3/3"'
 _CONFIGURATION = """
@@ -88,11 +90,8 @@ class Machine:
 
     def replicas(self) -> set[str]:
         """Return the ids of the containers that run on both hosts."""
-        listed = [
-            self.lab.exec(host, "podman", "ps", "--no-trunc", "--format", "{{.ID}} {{.Names}}")
-            for host in ("a", "b")
-        ]
-        return set("".join(listed).splitlines())
+        seen = [look_at(self.lab, host, *_FOLDERS) for host in ("a", "b")]
+        return {f"{one.id} {one.name}" for host in seen for one in host.containers if one.running}
 
     def changes(self) -> list[dict[str, object]]:
         """Return every change that the daemon has on record."""

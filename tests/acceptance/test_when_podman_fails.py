@@ -34,7 +34,8 @@ def one(faults_lab, make_for_all):
     tables = [
         make.host(name, agent_dir=_FOLDER, publish_ports=ports) for name, ports in _PORTS.items()
     ]
-    tables.append(make.pool("app", command=make.application(ballast_mib=8), keep_generations=1))
+    tables.append(make.pool("app", command=make.application(ballast_mib=8), keep_generations=1,
+                            engine="podman"))  # fmt: skip
     tables.append("timeout_seconds = 6\n")  # of the dump
     fleet = make.fleet("podman", tables, agent_dir=_FOLDER)
     fleet.scaled("app", 2)

@@ -12,19 +12,16 @@ import pytest
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
-_FIND = """
-pid=$(podman inspect --format {{.State.Pid}} NAME)
-conmon=$(podman inspect --format {{.State.ConmonPid}} NAME)
-date +%s.%N
-"""
 _DEATHS = {
     "main process killed": "kill -9 $pid",
-    "podman kill": "podman kill NAME",
-    "podman stop": "podman stop --time 0 NAME",
-    "podman rm -f": "podman rm --force --time 0 NAME",
     "conmon killed": "kill -9 $conmon",
     "both killed": "kill -9 $conmon $pid",
     "hangs": "kill -STOP $pid",
+    "runc kill": "runc kill ID KILL",
+    "runc delete": "runc delete --force ID",
+    "podman kill": "podman kill ID",
+    "podman stop": "podman stop --time 0 ID",
+    "podman rm -f": "podman rm --force --time 0 ID",
 }
 
 
@@ -41,17 +38,17 @@ def fleet(mortal_fleet):
     assert "Traceback" not in mortal_fleet.log.read_text(), mortal_fleet.tail()
 
 
-def _kill(fleet, name, how):
+def _kill(fleet, replica, how):
     """Let a replica die; return when, by the one clock of this machine."""
-    script = (_FIND + _DEATHS[how]).replace("NAME", name)
-    return float(fleet.on("a", "sh", "-c", script).split()[0])
+    script = _DEATHS[how].replace("ID", replica.container_id)
+    return float(fleet.about(replica, f"date +%s.%N; {script}").split()[0])
 
 
 def _next_life(fleet, dead):
     """Wait for the replica's next life."""
 
     def lives_again():
-        found = [one for one in fleet.client.replicas("app") if one.name == dead.name]
+        found = [one for one in fleet.client.replicas(dead.pool) if one.name == dead.name]
         fine = found and found[0].state == "ready" and found[0].container_id
         return found[0] if fine and found[0].container_id != dead.container_id else None
 
@@ -67,16 +64,16 @@ def _logged(fleet, words):
 
 @pytest.mark.fault(
     "a replica dies right after it is ready",
-    how="its process, conmon or both killed, podman kill, stop or rm, SIGSTOP",
+    how="its process, conmon or both killed, SIGSTOP; runc kill or delete, podman kill, stop or rm",
     ends="noticed by event, restored in place; the other one is untouched",
 )
 @pytest.mark.parametrize("how", _DEATHS)
 def test_a_replica_that_dies_is_replaced(fleet, how, record_property):
     """It comes up again from the checkpoint, on the same host, long before the next listing."""
-    first, other = fleet.scaled("app", 2)
+    first, other = fleet.scaled("podman" if how.startswith("podman") else "app", 2)
     other_count = fleet.count(other)
     fleet.injected()
-    died_at = _kill(fleet, first.name, how)
+    died_at = _kill(fleet, first, how)
     again = _next_life(fleet, first)
     fleet.converged()
     kind = "unresponsive" if how == "hangs" else "ended"
@@ -104,9 +101,9 @@ def test_one_that_dies_again_and_again_waits_and_says_so(fleet):
     (replica,) = fleet.scaled("app", 1)
     fleet.injected()
     for _ in range(3):
-        _kill(fleet, replica.name, "main process killed")
+        _kill(fleet, replica, "main process killed")
         replica = _next_life(fleet, replica)
-    _kill(fleet, replica.name, "main process killed")
+    _kill(fleet, replica, "main process killed")
     # two seconds, the wait before, can pass while a busy machine removes the container
     text = "died 4 times within 10 s of becoming ready; next try in 4 s"
     fleet.until("it says so", lambda: [
@@ -127,7 +124,7 @@ def test_a_death_while_the_daemon_is_away_is_made_good_by_its_next_life(fleet):
     (replica,) = fleet.scaled("app", 1)
     fleet.injected()
     fleet.kill()
-    _kill(fleet, replica.name, "conmon killed")
+    _kill(fleet, replica, "conmon killed")
     fleet.onlooker.forget()
     fleet.start()
     assert _next_life(fleet, replica).host == replica.host

@@ -212,7 +212,7 @@ def clock(fleet):
 def _kill(fleet, name):
     """Let a replica die, and wait until that is known."""
     (one,) = (one for one in fleet.client.replicas("app") if one.name == name)
-    fleet.on(one.host, "podman", "kill", name)
+    fleet.about(one, "kill -9 $pid")
 
     def is_known():
         (now,) = (now for now in fleet.client.replicas("app") if now.name == name)

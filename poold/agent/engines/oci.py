@@ -155,10 +155,12 @@ class OciEngine:
             except Problem as problem:
                 if problem.code in _OURS or not self._falls_back:
                     raise
-                reason = problem.message
-                log.warning(
-                    "restoring %s by podman: %s", name, problem, extra={"action": "engine_fallback"}
-                )
+                if (way, problem.code) != ("auto", "oci.unavailable"):  # else the doctor says so
+                    reason = problem.message
+                    log.warning(
+                        *("restoring %s by podman: %s", name, problem),
+                        extra={"action": "engine_fallback"},
+                    )
             else:
                 self._remember(restored)
                 return restored.container_id
