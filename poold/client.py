@@ -186,6 +186,13 @@ class Client:
         """Wish for a new generation."""
         return self._wish("POST", _path("/v1/pools", pool, "checkpoints"), _given(reason=reason))
 
+    def import_archive(
+        self, pool: str, *, file: str, host: str | None = None, reason: str = ""
+    ) -> Change:
+        """Wish for a generation made of an archive that lies on a host."""
+        wish = _given(file=file, host=host, reason=reason)
+        return self._wish("POST", _path("/v1/pools", pool, "imports"), wish)
+
     def roll(
         self,
         pool: str,

@@ -215,6 +215,22 @@ class Control:
         change = self._accept(found, "checkpoint", {}, actor=actor, reason=reason)
         return self._accepted(change)
 
+    def import_archive(
+        self, pool: str, *, file: str, host: str | None = None, actor: str, reason: str = ""
+    ) -> Change:
+        """Wish for a generation made of an archive that podman exported, a file on that host."""
+        found = self._pool(pool)
+        where = self._host_of_pool(found, host) if host is not None else found.builder
+        hold = self._store.rolls.hold(pool)
+        if hold is not None:
+            raise Refused(
+                "pool.held",
+                f"cannot import into {pool}: it is held at generation {hold.number}",
+                hint=f"poold roll {pool} ends that",
+            )
+        wish = {"file": file, "host": where}
+        return self._accepted(self._accept(found, "import", wish, actor=actor, reason=reason))
+
     # -- checks -----------------------------------------------------------------------------------
 
     def _pool(self, name: str) -> Pool:

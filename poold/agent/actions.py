@@ -23,6 +23,7 @@ from poold.agent.engines.base import Chooser, Engine
 from poold.agent.folders import Folders
 from poold.agent.generations import Generations
 from poold.agent.images import Images
+from poold.agent.imports import Imports
 from poold.agent.measuring import Measuring
 from poold.agent.messages import (
     Build,
@@ -32,6 +33,7 @@ from poold.agent.messages import (
     Examine,
     ExportImage,
     FindImage,
+    Import,
     ImportImage,
     Logs,
     Observe,
@@ -87,6 +89,7 @@ class Actions:
             engine, records, store, bring_up, self._replicas, lock, free_memory_bytes
         )
         self._builds = Builds(folders, engine, store, bring_up, self._replicas)
+        self._imports = Imports(folders, engine, store, self._builds)
         self._moves = Moves(folders, engine, records, store, bring_up, lock)
         self._images = Images(folders, engine)
         self._measuring = Measuring(folders, engine, store, bring_up, self._replicas)
@@ -149,6 +152,8 @@ class Actions:
             return await self._replicas.logs(request)
         if isinstance(request, Build):
             return await self._builds.build(request, action, report)
+        if isinstance(request, Import):
+            return await self._imports.take(request, action, report)
         if isinstance(request, Capture):
             return await self._moves.capture(request, action, report)
         if isinstance(request, Resume):

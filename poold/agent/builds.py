@@ -56,7 +56,6 @@ class Builds:
         places = (self._folders.root, await self._engine.storage())
         self._folders.require([(each, 0) for each in places], f"build {request.placement.pool}")
         build = replace(request.placement, name=BUILD_PREFIX + action[:_SHORT])
-        proof = replace(request.placement, name=PROOF_PREFIX + action[:_SHORT])
         phases: Phases = {}
         with self._folders.scratch(action) as scratch:
             prepared = scratch / "generation"
@@ -82,7 +81,7 @@ class Builds:
             digest = generations.seal(prepared, manifest)
             failpoint("build.sealed")
             report(Progress("proving"))
-            await self._prove(proof, application, prepared / ARCHIVE)
+            await self.prove(request.placement, application, prepared / ARCHIVE, action)
             failpoint("build.proven")
             await self._generations.admit(prepared, digest)
         return Sealed(digest, manifest)
@@ -143,8 +142,11 @@ class Builds:
         await timed(phases, "checkpoint", frozen)
         return container.image_id
 
-    async def _prove(self, proof: Placement, application: Application, archive: Path) -> None:
+    async def prove(
+        self, placement: Placement, application: Application, archive: Path, action: str
+    ) -> None:
         """Restore one replica from the archive, probe it, throw it away."""
+        proof = replace(placement, name=PROOF_PREFIX + action[:_SHORT])
         try:
             await self._replicas.thawed(proof, application, archive, time.monotonic())
         except Problem as error:

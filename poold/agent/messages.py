@@ -290,6 +290,20 @@ class Build(Request[Sealed]):
 
 
 @dataclass(frozen=True)
+class Import(Request[Sealed]):
+    """Make a generation of an archive that podman exported: read through, sealed, proven.
+
+    `file` is a path on this host, which stays as it is. Afterwards as after Build.
+    """
+
+    verb: ClassVar[str] = "import"
+    answer: ClassVar[type] = Sealed
+    placement: Placement  # its name is the pool's
+    application: Application
+    file: str
+
+
+@dataclass(frozen=True)
 class Capture(Request[Sealed]):
     """Freeze a running replica into a capture (a generation of one replica) and leave it frozen.
 

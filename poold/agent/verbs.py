@@ -14,6 +14,7 @@ from poold.agent.messages import (
     Examine,
     ExportImage,
     FindImage,
+    Import,
     ImportImage,
     Logs,
     Observe,
@@ -30,7 +31,7 @@ from poold.agent.messages import (
 REQUESTS: dict[str, type[Request[object]]] = {
     kind.verb: kind  # type: ignore[misc]
     for kind in (
-        Observe, Start, Restore, Remove, Logs, Build, Capture, Resume, Stage, Discard,
+        Observe, Start, Restore, Remove, Logs, Build, Import, Capture, Resume, Stage, Discard,
         StatBlob, FindImage, ExportImage, ImportImage, Examine, Measure, PrepareSpare,
     )
 }  # fmt: skip

@@ -131,6 +131,13 @@ class MemoryFleet:
         """Wish for a generation."""
         return self._accept(self._pool(pool).name, "checkpoint", {}, actor, reason)
 
+    def import_archive(
+        self, pool: str, *, file: str, host: str | None = None, actor: str, reason: str = ""
+    ) -> Change:
+        """Wish for a generation made of an archive."""
+        wish: dict[str, object] = {"file": file, "host": host or self._pool(pool).builder}
+        return self._accept(self._pool(pool).name, "import", wish, actor, reason)
+
     # -- store ------------------------------------------------------------------------------------
 
     def transaction(self) -> AbstractContextManager[None]:
@@ -357,7 +364,7 @@ class MemoryFleet:
     def _apply(self, change: Change) -> None:
         pool = self.config.pools[change.pool]
         replica = ReplicaName(str(change.wish.get("replica", "")))
-        if change.kind == "checkpoint":
+        if change.kind in ("checkpoint", "import"):
             self._generations.append(made_generation(pool, len(self._generations) + 1))
         elif change.kind in ("roll", "rollback"):
             number = change.wish.get("to") or len(self._generations)

@@ -108,6 +108,22 @@ class CheckpointRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only
         check_reason(self.reason)
 
 
+class ImportRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A generation is wished of an archive that podman exported.
+
+    `file` is an absolute path on `host`, which is one of the pool's; left out: on its builder.
+    """
+
+    file: Annotated[str, Meta(min_length=2, max_length=4096)]
+    host: Name | None = None
+    reason: Reason = ""
+
+    def __post_init__(self) -> None:
+        if not self.file.startswith("/") or not self.file.isprintable():
+            raise ValueError("file: an absolute path is needed")
+        check_reason(self.reason)
+
+
 class RollRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """All replicas shall be of one generation; the body may be left out.
 

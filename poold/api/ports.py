@@ -61,6 +61,11 @@ class ControlPort(Protocol):
     def checkpoint(self, pool: str, *, actor: str, reason: str = "") -> Change:
         """Wish for a new generation."""
 
+    def import_archive(
+        self, pool: str, *, file: str, host: str | None = None, actor: str, reason: str = ""
+    ) -> Change:
+        """Wish for a generation made of an archive that podman exported, a file on that host."""
+
 
 class HostControlPort(Protocol):
     """Accepts what operators say of hosts. Every call is durable, or raises Refused."""

@@ -120,6 +120,11 @@ ROUTES: tuple[Route, ...] = (
         _WISHED, body=messages.CheckpointRequest, refusals=(404, 409, 422),
     ),
     Route(
+        "POST", "/v1/pools/{pool}/imports", views.import_archive,
+        "Wish for a generation made of an archive that podman exported",
+        _WISHED, body=messages.ImportRequest, refusals=(404, 409, 422),
+    ),
+    Route(
         "POST", "/v1/pools/{pool}/roll", views.roll,
         "Replace the replicas by those of the newest generation that fits, or of another one",
         _WISHED, body=messages.RollRequest, refusals=(404, 409, 422),

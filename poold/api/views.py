@@ -22,6 +22,7 @@ from poold.api.messages import (
     Health,
     HostList,
     HostRequest,
+    ImportRequest,
     LetGoRequest,
     LogView,
     MoveRequest,
@@ -184,6 +185,20 @@ async def checkpoint(ports: Ports, call: Call) -> Answer:
     asked: CheckpointRequest = call.body
     return accepted(
         ports.control.checkpoint(call.path["pool"], actor=call.actor, reason=asked.reason)
+    )
+
+
+async def import_archive(ports: Ports, call: Call) -> Answer:
+    """Wish for a generation made of an archive that podman exported."""
+    asked: ImportRequest = call.body
+    return accepted(
+        ports.control.import_archive(
+            call.path["pool"],
+            file=asked.file,
+            host=asked.host,
+            actor=call.actor,
+            reason=asked.reason,
+        )
     )
 
 

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Entry] = {
     "move": Entry("poold.cli.wish:move", _WISH, "Let a replica go on on another host."),
     "rm": Entry("poold.cli.wish:rm", _WISH, "Wish for a replica to go."),
     "checkpoint": Entry("poold.cli.wish:checkpoint", _WISH, "Wish for a new generation."),
+    "import": Entry("poold.cli.importing:import_", _WISH, "Make a generation of podman's archive."),
     "roll": Entry("poold.cli.roll:roll", _WISH, "Replace replicas by those of a newer generation."),
     "rollback": Entry("poold.cli.roll:rollback", _WISH, "Go back to an older generation."),
     "host": Entry("poold.cli.host:host", _WISH, "Show, cordon, pardon, fence, … a host."),

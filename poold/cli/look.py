@@ -171,7 +171,7 @@ def generations(session: Session, pool: str, as_json: bool) -> None:
             _use(status, generation.number),
             str(running[generation.number] or ""),
             tables.age(generation.manifest.created_at, now),
-            tables.duration(generation.manifest.cold_seconds),
+            tables.duration(generation.manifest.cold_seconds or None),
             tables.size(generation.manifest.archive_bytes),
             tables.size(generation.manifest.packed_bytes),
             generation.builder,

@@ -180,7 +180,7 @@ class Replica:
 
 
 ChangeKind = Literal[
-    "scale", "restore", "remove", "move", "checkpoint", "roll", "rollback",
+    "scale", "restore", "remove", "move", "checkpoint", "import", "roll", "rollback",
     "cordon", "uncordon", "fence", "remove-host", "reload", "pardon",  # of no pool: `pool` is ""
 ]  # fmt: skip
 ChangeState = Literal["pending", "settled", "failed"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from poold.agent.messages import ContainerFact
-from poold.model.fleet import Digest, HostName, ReplicaName
+from poold.model.fleet import ChangeId, Digest, HostName, ReplicaName
 from poold.store import Move, Roll
 
 
@@ -195,6 +195,20 @@ class MakeSpare:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeArchive:
+    """Make a generation of an archive that lies on a host, for a change."""
+
+    host: HostName
+    file: str
+    change: ChangeId
+
+    @property
+    def subject(self) -> str:
+        """What is owned by this action."""
+        return import_subject(self.change)
+
+
+@dataclass(frozen=True, slots=True)
 class MakeGeneration:
     """Build, prove and number a new generation.
 
@@ -276,6 +290,7 @@ Remote = (
     | BringUp
     | Thaw
     | MakeSpare
+    | TakeArchive
     | MakeGeneration
     | SendImage
     | SendGeneration
@@ -319,6 +334,11 @@ def stray_subject(name: str, host: HostName) -> str:
 def spare_subject(host: HostName) -> str:
     """Return what preparing a spare owns: a host, for its pool."""
     return f"spare:{host}"
+
+
+def import_subject(change: ChangeId) -> str:
+    """Return what an import owns: its change. Like a build it is about to tell of a generation."""
+    return f"build:import-{change}"
 
 
 def build_subject(fingerprint: str, apart: HostName | None = None) -> str:

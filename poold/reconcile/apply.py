@@ -20,6 +20,7 @@ from poold.agent.messages import (
     Discard,
     FindImage,
     ImageFacts,
+    Import,
     Placement,
     PrepareSpare,
     Progress,
@@ -42,6 +43,7 @@ from poold.reconcile.actions import (
     Remote,
     SendGeneration,
     SendImage,
+    TakeArchive,
     TakeDown,
     Thaw,
 )
@@ -141,6 +143,14 @@ class Apply:
                     image_id=action.image_id,
                 )
                 await self.finish(self._intend(pool.name, action.builder, action.subject, request))
+            case TakeArchive():
+                await self._provide_image(pool, action.host, action.subject, "")
+                request = Import(
+                    placement=self._placement(pool, action.host, pool.name),
+                    application=pool.application,
+                    file=action.file,
+                )
+                await self.finish(self._intend(pool.name, action.host, action.subject, request))
             case SendImage():
                 await self._send_image_ahead(pool, action)
             case SendGeneration():
@@ -236,7 +246,7 @@ class Apply:
 
     def _tell(self, pool: PoolName, subject: str, news: Progress) -> None:
         kind, _, name = subject.partition(":")
-        what = SUBJECTS.get(kind, name)
+        what = SUBJECTS.get(kind, name) if not name.startswith("import-") else "importing"
         for change in self._waiting(pool):
             self.store.tell(change, f"{what}: {progress_text(news)}")
 

@@ -122,7 +122,7 @@ class Asker:
             return READ_SECONDS
         if request.verb in TRANSFERRING:
             return deadlines.transfer_deadline_seconds
-        if request.verb == "build":
+        if request.verb in ("build", "import"):
             return deadlines.build_deadline_seconds
         return deadlines.action_deadline_seconds
 

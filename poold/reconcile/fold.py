@@ -16,6 +16,7 @@ from poold.agent.failpoints import failpoint
 from poold.agent.messages import (
     Build,
     Discard,
+    Import,
     PrepareSpare,
     Remove,
     Restore,
@@ -27,7 +28,8 @@ from poold.agent.messages import (
 )
 from poold.agent.spares import spare_name
 from poold.errors import Problem, Refused
-from poold.model.fleet import Digest, PoolName
+from poold.model.fleet import ChangeState, Digest, Phases, PoolName
+from poold.reconcile import importing
 from poold.reconcile.actions import (
     COLD,
     avoid_key,
@@ -39,7 +41,7 @@ from poold.reconcile.ask import blocking, passing
 from poold.reconcile.backoff import Backoff
 from poold.reconcile.news import News
 from poold.reconcile.quarantine import blames_generation, quarantined, what_it_is
-from poold.reconcile.recorder import Recorder
+from poold.reconcile.recorder import Outcome, Recorder
 from poold.reconcile.world import World
 from poold.store import Assignment, Intent, Store
 
@@ -92,7 +94,7 @@ class Fold:
                 self._close(intent)
                 self._world.started(intent.host, intent.pool, answer, request.digest, role="spare")
                 self._backoff.worked(intent.pool, intent.subject)
-            case Build():
+            case Build() | Import():
                 self._built(intent, request, answer)
             case Discard():
                 with self._store.transaction():
@@ -137,10 +139,12 @@ class Fold:
                     base_seconds=1.0 if passing(problem) else BUILD_BASE_SECONDS,
                     cap_seconds=BUILD_CAP_SECONDS,
                 )
-            case Build():
+            case Build() | Import():
                 with self._store.transaction():
                     self._close(intent)
                     self._news.build_failed(intent, problem)
+                    if isinstance(request, Import) and blocking(problem):
+                        self._end_import(intent, "failed", problem.message, problem)
                 self._recorder.checkpoint_built(
                     intent.pool,
                     outcome="failure",
@@ -299,17 +303,36 @@ class Fold:
 
     # -- generations ------------------------------------------------------------------------------
 
-    def _built(self, intent: Intent, request: Build, sealed: Sealed) -> None:
+    def _end_import(
+        self,
+        intent: Intent,
+        state: ChangeState,
+        progress: str,
+        problem: Problem | None = None,
+        phases: Phases | None = None,
+    ) -> None:
+        """End the change that asked for an import."""
+        told = problem.to_json() if problem else None
+        change = importing.change_of(intent.subject)
+        self._store.end_change(change, state, progress=progress, problem=told, phases=phases)
+        outcome: Outcome = "success" if state == "settled" else "failure"
+        self._recorder.change_ended(intent.pool, "import", outcome)
+
+    def _built(self, intent: Intent, request: Build | Import, sealed: Sealed) -> None:
         manifest = sealed.manifest
         with self._store.transaction():
             self._close(intent)
             application = request.application
             number = self._store.add_generation(intent.pool, sealed, intent.host, application)
             self._news.proven(intent, number, sealed)
+            if isinstance(request, Import):
+                text = f"generation {number} is proven on {intent.host}"
+                self._end_import(intent, "settled", text, phases=manifest.phases)
             failpoint("fold.before_commit", "build")
         size_bytes = manifest.archive_bytes + manifest.packed_bytes
         self._world.staged(intent.host, intent.pool, sealed.digest, size_bytes)
-        if not request.image_id:  # a listing may be older, and would have it built once more
+        # A listing may be older, and would have it built once more.
+        if isinstance(request, Import) or not request.image_id:
             self._world.built_of(intent.host, application.image, manifest.image_id)
         self._backoff.worked(intent.pool, build_subject(manifest.fingerprint))
         self._backoff.worked(intent.pool, intent.subject)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from poold.agent.messages import ContainerFact
 from poold.balancers.base import Server
 from poold.model.fleet import Pool, Replica, ReplicaName, RollStatus
-from poold.reconcile import images, rolling, spares, traffic
+from poold.reconcile import images, importing, rolling, spares, traffic
 from poold.reconcile.actions import (
     AdvanceMove,
     DropGeneration,
@@ -82,6 +82,7 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
         held = traffic.hold(snapshot, removals, now)
         actions += held.free
         actions += _garbage(snapshot, now)
+        actions += importing.planned(snapshot, now)
         actions += _builds(snapshot, snapshot.pool, now)
         actions += _images(snapshot, snapshot.pool, now)
         actions += _sends(snapshot, snapshot.pool, now)

@@ -50,7 +50,7 @@ def _verdicts(
         if snapshot.pool is None:
             yield _gone(change)
             continue
-        if change.kind in ("roll", "rollback"):  # by the roll's last turn, as moves do
+        if change.kind in ("roll", "rollback", "import"):  # by their own last step, as moves do
             continue
         if change.kind == "checkpoint":
             verdict = _checkpoint(snapshot, change)

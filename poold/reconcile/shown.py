@@ -8,6 +8,7 @@ from typing import Any
 
 from poold.agent.messages import ContainerFact, Started
 from poold.model.fleet import HostName, Pool, PoolName, Replica, ReplicaName, ReplicaState
+from poold.reconcile import importing
 from poold.reconcile.actions import (
     AdvanceMove,
     BringUp,
@@ -17,6 +18,7 @@ from poold.reconcile.actions import (
     Remote,
     SendGeneration,
     SendImage,
+    TakeArchive,
     TakeDown,
     Thaw,
     build_subject,
@@ -45,6 +47,8 @@ def describe(action: Remote) -> str:
             return f"thawing {action.name} on {action.host}"
         case MakeSpare():
             return f"preparing a spare on {action.host} from generation {action.generation}"
+        case TakeArchive():
+            return f"importing {action.file} on {action.host}"
         case MakeGeneration():
             return f"building a generation on {action.builder}"
         case SendImage():
@@ -172,6 +176,7 @@ def _unheard(name: HostName, view: HostView | None) -> str:
 
 def _held_up(snapshot: Snapshot, pool: Pool) -> Iterator[str]:
     """Say why a checkpoint that was asked for is not being made or sent now."""
+    yield from importing.held_up(snapshot)
     if not any(change.kind == "checkpoint" for change in snapshot.changes):
         return
     builder = snapshot.hosts.get(pool.builder)

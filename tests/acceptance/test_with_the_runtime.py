@@ -30,6 +30,26 @@ def _look(fleet, host):
     return json.loads(fleet.on(host, "python3", "-c", _LOOK))
 
 
+def _import_what_podman_exported(fleet, command):
+    """Have a container that was run and frozen by hand become a generation, and refuse rubbish."""
+    settings = "org.criu.config=/var/lib/poold-agent/criu/fast.conf"
+    image = "localhost/poold-lab/tomcat:latest"
+    made = ("podman", "run", "--detach", "--name", "by-hand", "--publish", "23800:8080")
+    fleet.on("a", *made, "--annotation", settings, image, *json.loads(command))
+    answers = "until curl -sf http://127.0.0.1:23800/; do sleep 0.05; done; sleep 0.1"
+    fleet.on("a", "sh", "-c", f"timeout 20 sh -c '{answers}'")
+    freeze = ("podman", "container", "checkpoint", "--compress", "gzip", "--export")
+    fleet.on("a", *freeze, "/var/tmp/by-hand.tar.gz", "by-hand")
+    fleet.on("a", "podman", "rm", "by-hand")
+    wrong = fleet.failed(fleet.client.import_archive("fast", file="/etc/passwd"))
+    assert wrong["code"] == "import.bad-archive"
+    fleet.settled(fleet.client.import_archive("fast", file="/var/tmp/by-hand.tar.gz"))
+    fleet.on("a", "rm", "/var/tmp/by-hand.tar.gz")
+    fleet.settled(fleet.client.restore("fast", name="fast9", host="a"))
+    (one,) = (one for one in fleet.client.replicas("fast") if one.name == "fast9")
+    assert (one.generation, one.engine, fleet.count(one)) == (2, "oci", 1)
+
+
 def test_replicas_of_the_runtime_live_as_podmans_do(make):
     """Restored in parallel, moved with their state, brought up again, kept by a new daemon."""
     pool = make.pool("fast", command=make.application(), engine="oci", slots=1)
@@ -67,6 +87,7 @@ def test_replicas_of_the_runtime_live_as_podmans_do(make):
 
     assert fleet.count(fleet.until("it lives again", lives_again)) == 2
 
+    _import_what_podman_exported(fleet, make.application())
     fleet.scaled("fast", 0)
     fleet.stop()
     nothing = {"names": [], "slots": 0, "runc": 0, "namespaces": 0, "mounts": 0, "podman": 0}

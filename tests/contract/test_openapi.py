@@ -19,6 +19,7 @@ BODIES = {
     "put_scale": {"replicas": 3},
     "restore": {"name": "hello7"},
     "move": {"to": "b"},
+    "import_archive": {"file": "/root/hello.tar"},
     "checkpoint": {},
     "cordon": {"reason": "noon"},
     "uncordon": {},

@@ -20,6 +20,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tarfile
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -243,6 +244,7 @@ async def _unpack_changes(part: Path, layers: tuple[Path, ...]) -> None:
     kernel.mount_overlay(merged, layers, layer, part / "layer-work")
     try:
         if changes.exists():
+            _require_inside(changes, merged)
             argv = [*_TAR, "--xattrs", "--xattrs-include=*", "--file", str(changes)]
             await check([*argv, "--directory", str(merged)], deadline_seconds=_UNPACK_SECONDS)
         for path in json.loads(deleted.read_bytes()) if deleted.exists() else ():
@@ -259,6 +261,19 @@ def copy_root_mode(image: Path, layer: Path) -> None:
     root = image.stat()
     os.chown(layer, root.st_uid, root.st_gid)
     layer.chmod(stat.S_IMODE(root.st_mode))
+
+
+def _require_inside(changes: Path, merged: Path) -> None:
+    """See that no change lies behind a link of the image: tar would follow it out of there."""
+    known: set[Path] = set()
+    with tarfile.open(changes) as archive:
+        for member in archive:
+            for folder in (merged / member.name).parents:
+                if folder == merged or folder in known:
+                    break
+                if folder.is_symlink():
+                    raise _damaged(changes, f"it writes through a link: {member.name}")
+                known.add(folder)
 
 
 def _delete_inside(merged: Path, path: str) -> None:

@@ -46,6 +46,7 @@ CASES = [
     Case("put_scale", "/v1/pools/hello/scale", {"replicas": 3}),
     Case("restore", "/v1/pools/hello/replicas", {"name": "hello5"}),
     Case("checkpoint", "/v1/pools/hello/checkpoints", {}),
+    Case("import_archive", "/v1/pools/hello/imports", {"file": "/root/hello.tar"}),
     Case("roll", "/v1/pools/hello/roll", {"to": 1}),
     Case("rollback", "/v1/pools/hello/rollback", {}),
     Case("remove", "/v1/replicas/hello1"),

@@ -212,6 +212,7 @@ def test_hosts_and_changes_and_logs(poold):
         (("changes", "1", "--wait"), {"id", "state", "wish"}),
         (("restore", "hello"), {"id", "state", "wish"}),
         (("checkpoint", "hello"), {"id", "state", "wish"}),
+        (("import", "hello.tar"), {"id", "state", "wish"}),
         (("rm", "hello1"), {"id", "state", "wish"}),
         (("move", "hello1", "--to", "b"), {"id", "state", "wish"}),
     ],

@@ -16,6 +16,7 @@ WORDS = {
     "move": ("hello1", "--to", "b"),
     "rm": ("hello1",),
     "checkpoint": ("hello",),
+    "import": ("/root/hello.tar", "--pool", "hello"),
     "roll": ("hello",),
     "rollback": ("hello",),
     "host cordon": ("a",),

@@ -27,6 +27,7 @@ from poold.agent.messages import (
     FindImage,
     GenerationFact,
     ImageFacts,
+    Import,
     ImportImage,
     Observation,
     Observe,
@@ -244,6 +245,13 @@ class FakeHost:
                 return self._seal(
                     request.application, action, counter=1, cold_seconds=5.0, image_id=of
                 )
+            case Import():
+                self.did.append(("import", request.file))
+                if request.file == "/bad":
+                    raise Refused("import.bad-archive", "cannot import the archive: it is rubbish")
+                if request.file == "/full" and len(self.did) == 1:
+                    raise Temporary("host.disk-full", "cannot import: the disk is full")
+                return self._seal(request.application, action, counter=7, cold_seconds=0.0)
             case Capture():
                 return self._capture(request, action)
             case Resume():
