@@ -273,7 +273,7 @@ async def _report(parts: Parts, notifier: Notifier) -> None:
             said = sentence
         parts.metrics.observe(
             pools=parts.world.pools(),
-            replicas=parts.world.replicas(),
+            replicas=parts.world.weighed(),
             hosts=parts.world.hosts(),
             generations={pool: parts.store.generations(pool) for pool in parts.config.pools},
             reconciled_at=time.time() - (time.monotonic() - parts.loop.beat()),

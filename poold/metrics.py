@@ -12,7 +12,7 @@ import platform
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final, Literal, TypeVar, get_args
 
 import prometheus_client
@@ -65,6 +65,7 @@ class _View:
     current: Mapping[PoolName, Generation] = field(default_factory=dict)
     hosts: tuple[HostStatus, ...] = ()
     reconciled_at: float | None = None
+    memory: Mapping[tuple[PoolName, str], int] = field(default_factory=dict)
 
 
 class Metrics:
@@ -219,6 +220,7 @@ class Metrics:
             },
             hosts=tuple(hosts),
             reconciled_at=reconciled_at,
+            memory=_memory(replicas),
         )
         self._gauges.view = view
         for gone in self._pools - view.desired.keys():
@@ -262,6 +264,15 @@ class Metrics:
         return Counter(name, text, labels, registry=self._registry)
 
 
+def _memory(replicas: Iterable[Replica]) -> Mapping[tuple[PoolName, str], int]:
+    """Sum by pool and kind what hosts told of their replicas."""
+    sums = Tally[tuple[PoolName, str]]()
+    for replica in replicas:
+        for kind, size_bytes in asdict(replica.memory).items() if replica.memory else ():
+            sums[replica.pool, kind] += size_bytes
+    return sums
+
+
 def _forget(label: str, gone: str, metrics: Iterable[Counter | Histogram]) -> None:
     for metric in metrics:
         metric.remove_by_labels({label: gone})
@@ -290,6 +301,7 @@ class _Gauges(Collector):
         yield from _task_gauge()
         yield from self._replicas()
         yield from self._spares()
+        yield from self._memory()
         yield from self._rolls()
         yield from self._checkpoints()
         yield from self._host_gauges()
@@ -315,6 +327,17 @@ class _Gauges(Collector):
         yield spares
         wished = ((pool.name, pool.spares_wished) for pool in self.view.pools)
         yield _gauge("poold_spares_desired", "Spares wished, on all hosts.", "pool", wished)
+
+    def _memory(self) -> Iterator[Metric]:
+        memory = GaugeMetricFamily(
+            "poold_replica_memory_bytes",
+            "Memory of a pool's replicas together: resident; private to one of them; proportional,"
+            " what is shared counted once; merged, what equal pages save (KSM).",
+            labels=("pool", "kind"),
+        )
+        for labels, size_bytes in sorted(self.view.memory.items()):
+            memory.add_metric(labels, size_bytes)
+        yield memory
 
     def _rolls(self) -> Iterator[Metric]:
         replicas = GaugeMetricFamily(

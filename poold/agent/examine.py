@@ -239,7 +239,7 @@ class Examination:
                 "memory", "warning", text, "each replica needs its checkpoint's size at once",
                 "give the host more memory, or lower max_replicas",
             )  # fmt: skip
-        return Finding("memory", "ok", text)
+        return Finding("memory", "ok", f"{text}; merging of equal pages (KSM) is {_merging()}")
 
     async def _clock(self) -> Finding:
         skew = self._began - self._asked_at
@@ -250,6 +250,14 @@ class Examination:
                 "let chrony or systemd-timesyncd keep the clock",
             )  # fmt: skip
         return Finding("clock", "ok", text)
+
+
+def _merging(run: Path = Path("/sys/kernel/mm/ksm/run")) -> str:
+    """Say whether the kernel merges the pages of those who ask for it."""
+    try:
+        return "on" if run.read_text().strip() == "1" else f"off: echo 1 > {run}"
+    except OSError:
+        return "not in this kernel"
 
 
 async def examine(request: Examine, engine: Engine, folders: Folders, run_folder: Path) -> Findings:

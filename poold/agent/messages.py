@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Literal, Optional, TypeVar
 
 from poold.model.application import Application, EngineChoice, Probe
-from poold.model.fleet import Digest, Manifest, Phases
+from poold.model.fleet import Digest, Manifest, Memory, Phases
 
 R = TypeVar("R")
 
@@ -104,6 +104,7 @@ class Observation:
     disk_free_bytes: int = 0  # where least is left above the reserve
     disk_reserve_bytes: int = 0
     memory_free_bytes: int = 0
+    memory: dict[str, Memory] = field(default_factory=dict)  # of ours that run, by container id
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Optional
 
 from poold.agent.bringup import BUILD, POOL, is_ours
 from poold.agent.builds import BUILD_PREFIX, PROOF_PREFIX
-from poold.agent.engines.base import Container, Engine
+from poold.agent.engines.base import Container, Engine, Weigher
 from poold.agent.folders import Folders
 from poold.agent.generations import Generations
 from poold.agent.journal import read_boot_id
@@ -27,6 +27,7 @@ from poold.agent.records import Record, Records
 from poold.agent.space import tightest
 from poold.agent.spares import SPARE_PREFIX, spare_name
 from poold.errors import Problem
+from poold.model.fleet import Memory
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,19 @@ class Observing:
             disk_free_bytes=free,
             disk_reserve_bytes=reserve,
             memory_free_bytes=memory_free_bytes(),
+            memory=await self._memory(facts),
         )
+
+    async def _memory(self, facts: list[ContainerFact]) -> dict[str, Memory]:
+        """Return what each of our replicas that runs has of the host's memory."""
+        found: dict[str, Memory] = {}
+        if isinstance(self._engine, Weigher):
+            for fact in facts:
+                if fact.ours and fact.running and fact.role == "replica":
+                    memory = await self._engine.memory(fact.container_id)
+                    if memory is not None:
+                        found[fact.container_id] = memory
+        return found
 
     async def _disk(self) -> tuple[int, int]:
         """Return what is free and what is to stay free, where the least is left to write."""

@@ -10,6 +10,9 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
+from typing import Optional
+
+from poold.model.fleet import Memory
 
 _POLL_SECONDS = 0.25
 _PROC = Path("/proc")
@@ -34,6 +37,27 @@ def resident_bytes(pid: int) -> int:
         with contextlib.suppress(OSError):
             total += int((process / "statm").read_text().split()[1]) * page
     return total
+
+
+def memory_of(pid: int) -> Optional[Memory]:
+    """Sum what the processes in the PID namespace of `pid` have; None when there is none.
+
+    The kernel walks their page tables for it: about a millisecond for 100 MB.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    found: dict[str, int] = {}
+    merged = 0
+    for process in in_pid_namespace_of(pid):
+        with contextlib.suppress(OSError):
+            for line in (process / "smaps_rollup").read_text().splitlines()[1:]:
+                name, _, rest = line.partition(":")
+                found[name] = found.get(name, 0) + (int(rest.split()[0]) << 10)
+        with contextlib.suppress(OSError, ValueError):  # no KSM, or it is ending
+            merged += int((process / "ksm_merging_pages").read_text()) * page
+    if "Rss" not in found:
+        return None
+    private = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
+    return Memory(found["Rss"], found.get("Pss", 0), private, merged)
 
 
 async def ended(pid: int) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, TypeVar
@@ -91,6 +91,7 @@ async def run(
     stdin_fd: Optional[int] = None,
     merged: bool = False,
     finishing_seconds: float = 0.0,
+    first: Optional[Callable[[], object]] = None,
 ) -> Finished:
     """Run a program to its end and return whatever status it ended with.
 
@@ -98,7 +99,8 @@ async def run(
     does the same before the cancellation goes on. A program that does not exist is
     Permanent("command.not-found"). `merged` puts standard error into `stdout`, in order.
     `finishing_seconds` is what a program gets to end by itself when the waiting is cancelled: some
-    leave more behind when they are stopped half-way than when they finish.
+    leave more behind when they are stopped half-way than when they finish. `first` is called in the
+    new process before the program is: it must not wait for anything, nor take a lock.
     """
     source = asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE
     starting = asyncio.ensure_future(
@@ -109,6 +111,7 @@ async def run(
             stderr=asyncio.subprocess.STDOUT if merged else asyncio.subprocess.PIPE,
             env=clean_environment(),
             start_new_session=True,
+            preexec_fn=first,
         )
     )
     # Cancelled in the middle of starting, asyncio would kill what runs already.

@@ -149,6 +149,7 @@ class Replicas:
                 published,
                 deadline_seconds=RESTORE_SECONDS,
                 way=application.engine,
+                merge_pages=application.merge_pages,
             )
 
         ahead = self._bring_up.ahead(placement, application)

@@ -188,6 +188,10 @@ class MemoryFleet:
         """Nobody else has containers there."""
         return frozenset()
 
+    def weighed(self, pool: str | None = None) -> tuple[Replica, ...]:
+        """Return the same: each says what it has."""
+        return self.replicas(pool)
+
     def hosts(self) -> tuple[HostStatus, ...]:
         """Return the hosts of all pools, up unless they are away."""
         names = sorted({host for pool in self.config.pools.values() for host in pool.hosts})

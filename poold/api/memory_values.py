@@ -11,6 +11,7 @@ from poold.model.fleet import (
     Generation,
     HostName,
     Manifest,
+    Memory,
     Pool,
     PoolName,
     Replica,
@@ -42,6 +43,7 @@ def made_replica(pool: Pool, name: str, host: HostName) -> Replica:
         seconds=0.34,
         phases={"restore": 0.3, "probe": 0.04},
         engine="oci",
+        memory=Memory(100 << 20, 60 << 20, 20 << 20, 70 << 20),
     )
 
 

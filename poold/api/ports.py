@@ -204,6 +204,9 @@ class WorldPort(Protocol):
     def replicas(self, pool: str | None = None) -> tuple[Replica, ...]:
         """Return all replicas, or a pool's."""
 
+    def weighed(self, pool: str | None = None) -> tuple[Replica, ...]:
+        """Return the same, each with its memory where its host told it."""
+
     def hosts(self) -> tuple[HostStatus, ...]:
         """Return how each host is."""
 

@@ -127,9 +127,9 @@ async def pool(ports: Ports, call: Call) -> Answer:
             balancer=status.balancer,
             image_note=status.image_note,
             revision=now.number,
-            replicas=ports.world.replicas(configured.name),
             spares_wished=status.spares_wished,
             spares=status.spares,
+            replicas=ports.world.weighed(configured.name),
         ),
         etag=now.tag,
     )
@@ -244,7 +244,7 @@ async def replicas(ports: Ports, call: Call) -> Answer:
     wanted = call.query["pool"]
     if wanted is not None:
         _pool(ports, wanted)
-    found = ports.world.replicas(wanted)
+    found = ports.world.weighed(wanted)
     named = {one.pool for one in found} | ({PoolName(wanted)} if wanted is not None else set())
     revisions = {pool: revision.of_pool(ports, pool).number for pool in sorted(named)}
     waiting = (one.spares for one in ports.world.pools() if wanted in (None, one.name))
@@ -428,7 +428,7 @@ def _pool(ports: Ports, name: str) -> tuple[Pool, PoolStatus]:
 
 
 def _replica(ports: Ports, name: str) -> Replica:
-    for found in ports.world.replicas():
+    for found in ports.world.weighed():
         if found.name == name:
             return found
     raise Refused(

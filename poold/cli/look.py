@@ -69,10 +69,13 @@ def status(session: Session, as_json: bool) -> None:
         print(f"change {change.id}: {printable(_wish(change))}: {progress}")
 
 
-@click.command(epilog=examples("poold ps", "poold ps hello", "poold ps --json"))
+@click.command(epilog=examples("poold ps", "poold ps hello --wide", "poold ps --json"))
 @options.pool_argument(required=False)
+@click.option(
+    "--wide", is_flag=True, help="Also memory: all, private, its share, and what is merged."
+)
 @options.question
-def ps(session: Session, pool: str | None, as_json: bool) -> None:
+def ps(session: Session, pool: str | None, wide: bool, as_json: bool) -> None:
     """List replicas and spares, of one pool where it is given."""
     client = session.client()
     replicas, revisions = client.revisions(pool)
@@ -80,7 +83,7 @@ def ps(session: Session, pool: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"replicas": replicas, "revisions": revisions, "spares": spares})
         return
-    print_replicas(replicas)
+    print_replicas(replicas, wide=wide)
     if spares:
         print()
         print_spares(spares)

@@ -24,8 +24,16 @@ _REPLICAS = (
 )
 
 
-def print_replicas(replicas: Sequence[Replica]) -> None:
-    """Print replicas as a table."""
+_MEMORY = (
+    Column("MEMORY", right=True),
+    Column("PRIVATE", right=True),
+    Column("ITS SHARE", right=True),
+    Column("MERGED", right=True),
+)
+
+
+def print_replicas(replicas: Sequence[Replica], *, wide: bool = False) -> None:
+    """Print replicas as a table; `wide`: with their memory."""
     now = time.time()
     rows = [
         (
@@ -38,11 +46,21 @@ def print_replicas(replicas: Sequence[Replica]) -> None:
             "" if replica.generation is None else str(replica.generation),
             tables.duration(replica.seconds),
             tables.age(replica.started_at, now),
+            *(_memory(replica) if wide else ()),
             replica.reason,
         )
         for replica in replicas
     ]
-    print_table(_REPLICAS, rows, empty="no replicas")
+    columns = (*_REPLICAS[:-1], *(_MEMORY if wide else ()), _REPLICAS[-1])
+    print_table(columns, rows, empty="no replicas")
+
+
+def _memory(replica: Replica) -> tuple[str, ...]:
+    found = replica.memory
+    if found is None:
+        return ("",) * len(_MEMORY)
+    values = (found.resident, found.private, found.proportional, found.merged)
+    return tuple(map(tables.size, values))
 
 
 _SPARES = (

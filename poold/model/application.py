@@ -17,7 +17,14 @@ from typing import Literal, Optional, Union
 # unpacked checkpoint, "auto" the same where the host can. What cannot be restored so, podman does.
 EngineChoice = Literal["podman", "oci", "auto"]
 
-_NOT_FROZEN = ("readiness", "after_restore", "stop_timeout_seconds", "engine", "slots")
+_NOT_FROZEN = (
+    "readiness",
+    "after_restore",
+    "stop_timeout_seconds",
+    "engine",
+    "slots",
+    "merge_pages",
+)
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,7 @@ class Application:
     after_restore: Optional[Hook] = None
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     engine: EngineChoice = "podman"
+    merge_pages: bool = False  # equal pages of restored replicas are kept once, by the kernel (KSM)
     slots: int = 2  # made ahead on each host: what a replica needs and a checkpoint does not decide
 
     def fingerprint(self) -> str:

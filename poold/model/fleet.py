@@ -161,6 +161,20 @@ ReplicaState = Literal[
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a replica's processes have of the host's memory, in bytes.
+
+    `private` is what would be free without it; `proportional` counts what several share by its
+    part; `merged` is what it would have of its own, had the kernel not merged equal pages.
+    """
+
+    resident: int
+    proportional: int
+    private: int
+    merged: int = 0
+
+
+@dataclass(frozen=True)
 class Replica:
     """A named running copy, as the daemon last knew it."""
 
@@ -177,6 +191,7 @@ class Replica:
     phases: Phases = field(default_factory=dict)
     reason: str = ""  # why it is not ready, or by which step of the ladder it came up
     engine: str = ""  # what restored it: "oci", or "podman"
+    memory: Optional[Memory] = None  # as of its host's last listing, where that says it
 
 
 ChangeKind = Literal[

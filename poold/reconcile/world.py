@@ -24,6 +24,7 @@ from poold.model.fleet import (
     Digest,
     HostName,
     HostStatus,
+    Memory,
     PoolName,
     PoolStatus,
     Quarantine,
@@ -59,6 +60,7 @@ class _Host:
     disk_reserve_bytes: int | None = None
     memory_free_bytes: int | None = None
     ahead_seconds: float = 0.0
+    memory: Mapping[str, Memory] = field(default_factory=dict)  # by container id
     images: set[str] = field(default_factory=set)
     image_ids: Mapping[str, str] = field(default_factory=dict)
     touched: dict[str, int] = field(default_factory=dict)
@@ -127,6 +129,15 @@ class World:
         """Return all replicas, or a pool's, as of the last plan."""
         shown = (s for name, s in sorted(self._pools.items()) if pool in (None, name))
         return tuple(replica for each in shown for replica in each.replicas)
+
+    def weighed(self, pool: str | None = None) -> tuple[Replica, ...]:
+        """Return the same with what each has of its host's memory, as of the last listing."""
+        return tuple(
+            replace(one, memory=self._hosts[one.host].memory.get(one.container_id or ""))
+            if one.host is not None
+            else one
+            for one in self.replicas(pool)
+        )
 
     def pools(self) -> tuple[PoolStatus, ...]:
         """Return how each pool is."""
@@ -315,6 +326,7 @@ class World:
         known.disk_free_bytes = seen.disk_free_bytes
         known.disk_reserve_bytes = seen.disk_reserve_bytes
         known.memory_free_bytes = seen.memory_free_bytes
+        known.memory = seen.memory
         return known.believed() != before
 
     def unheard(self, name: HostName, reason: str) -> bool:

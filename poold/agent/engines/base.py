@@ -14,7 +14,7 @@ from typing import Optional, Protocol, runtime_checkable
 
 from poold.errors import Refused
 from poold.model.application import Application, EngineChoice
-from poold.model.fleet import Phases
+from poold.model.fleet import Memory, Phases
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,14 @@ class Floor(Protocol):
 
 
 @runtime_checkable
+class Weigher(Protocol):
+    """An engine that can tell what memory a container has to itself."""
+
+    async def memory(self, container_id: str) -> Optional[Memory]:
+        """Return that of all its processes; None when it is gone."""
+
+
+@runtime_checkable
 class Chooser(Protocol):
     """An engine that has several ways to restore, and can do a part of it ahead."""
 
@@ -214,8 +222,12 @@ class Chooser(Protocol):
         *,
         deadline_seconds: float,
         way: EngineChoice = ...,
+        merge_pages: bool = ...,
     ) -> str:
-        """See Engine; by the way that is asked for, or by podman where that cannot be gone."""
+        """See Engine; by the way that is asked for, or by podman where that cannot be gone.
+
+        With `merge_pages` the kernel keeps equal pages of such containers once, where it can.
+        """
 
     def restored(self, container_id: str) -> Optional[Restored]:
         """Return how this process restored a container, lately."""

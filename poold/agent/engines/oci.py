@@ -36,6 +36,7 @@ from poold.agent.oci.making import Maker
 from poold.agent.process import run
 from poold.errors import Permanent, Problem, Refused
 from poold.model.application import EngineChoice
+from poold.model.fleet import Memory
 
 _ATTEMPTS = 2
 _LOOK_SECONDS = 1.0  # until the first restore by the runtime there are no slots to keep
@@ -146,12 +147,15 @@ class OciEngine:
         *,
         deadline_seconds: float,
         way: EngineChoice = "auto",
+        merge_pages: bool = False,
     ) -> str:
         """See Engine."""
         reason, begun = "", time.monotonic()
         if way != "podman":
             try:
-                restored = await self._by_runtime(archive, name, published, deadline_seconds)
+                restored = await self._by_runtime(
+                    archive, name, published, deadline_seconds, merge_pages=merge_pages
+                )
             except Problem as problem:
                 if problem.code in _OURS or not self._falls_back:
                     raise
@@ -167,7 +171,7 @@ class OciEngine:
         await self._require_free(name)
         began = time.monotonic()
         container_id = await self._podman.restore(
-            archive, name, published, deadline_seconds=deadline_seconds
+            archive, name, published, deadline_seconds=deadline_seconds, merge_pages=merge_pages
         )
         phases = {"oci failed": round(began - begun, 4)} if reason else {}
         self._remember(Restored(container_id, "podman", phases, reason))
@@ -179,6 +183,8 @@ class OciEngine:
         name: str,
         published: tuple[Published, ...],
         deadline_seconds: float,
+        *,
+        merge_pages: bool,
     ) -> Restored:
         """Let the runtime restore; what it could not twice is not tried by it any more."""
         maker = await self._required()
@@ -187,7 +193,9 @@ class OciEngine:
         if last is not None and failures >= _ATTEMPTS:
             raise last
         try:
-            restored = await maker.restore(archive, name, published, deadline_seconds)
+            restored = await maker.restore(
+                archive, name, published, deadline_seconds, merge_pages=merge_pages
+            )
         except Problem as problem:
             if problem.code not in _OURS:
                 final = isinstance(problem, Refused)
@@ -304,6 +312,13 @@ class OciEngine:
         if found is None:
             return await self._podman.memory_bytes(container_id)
         return await _in_thread(proc.resident_bytes, found[1].pid())
+
+    async def memory(self, container_id: str) -> Optional[Memory]:
+        """See Weigher."""
+        found = await self._box(container_id)
+        if found is None:
+            return await self._podman.memory(container_id)
+        return await _in_thread(proc.memory_of, found[1].pid())
 
     async def execute(
         self, name: str, command: tuple[str, ...], *, stdin: bytes, timeout_seconds: float

@@ -22,9 +22,11 @@ from poold.agent.engines import podman_words as words
 from poold.agent.engines.base import Container, Executed, Launch, Published, Versions
 from poold.agent.engines.image_names import ImageNames
 from poold.agent.engines.podman_words import Installation
+from poold.agent.oci import kernel
 from poold.agent.process import CommandFailed, Finished, check, run
 from poold.agent.space import require_space
 from poold.errors import Permanent, Problem, Refused, Temporary
+from poold.model.fleet import Memory
 
 _QUERY_SECONDS = 30.0
 _LAST_BYTES = 4096  # of the log in which the last line is looked for
@@ -96,13 +98,21 @@ class PodmanEngine:
         await self._by_criu("checkpoint", name, arguments, deadline_seconds)
 
     async def restore(
-        self, archive: Path, name: str, published: tuple[Published, ...], *, deadline_seconds: float
+        self,
+        archive: Path,
+        name: str,
+        published: tuple[Published, ...],
+        *,
+        deadline_seconds: float,
+        merge_pages: bool = False,
     ) -> str:
         """See Engine. podman unpacks the archive beside the container first."""
         require_space([(await self.storage(), _size(archive))], f"restore {name}")
         arguments = ("restore", "--import", str(archive), "--name", name)
         ports = words.publish_arguments(published)
-        finished = await self._by_criu("restore", name, (*arguments, *ports), deadline_seconds)
+        finished = await self._by_criu(
+            "restore", name, (*arguments, *ports), deadline_seconds, merge_pages=merge_pages
+        )
         return words.container_id(finished)
 
     async def thaw(self, name: str, *, deadline_seconds: float) -> None:
@@ -181,6 +191,13 @@ class PodmanEngine:
         pid = await self._pid(container_id)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(None, proc.resident_bytes, pid) if pid else 0
+
+    async def memory(self, container_id: str) -> Optional[Memory]:
+        """See Weigher."""
+        pid = (await self._facts()).pid(container_id)
+        if not pid:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(None, proc.memory_of, pid)
 
     async def execute(
         self, name: str, command: tuple[str, ...], *, stdin: bytes, timeout_seconds: float
@@ -319,7 +336,13 @@ class PodmanEngine:
             await run(argv, deadline_seconds=_QUERY_SECONDS)
 
     async def _by_criu(
-        self, doing: criu.Doing, name: str, arguments: tuple[str, ...], deadline_seconds: float
+        self,
+        doing: criu.Doing,
+        name: str,
+        arguments: tuple[str, ...],
+        deadline_seconds: float,
+        *,
+        merge_pages: bool = False,
     ) -> Finished:
         """Run what podman has CRIU do; whatever goes wrong has the words of CRIU's log."""
         began = time.time()
@@ -328,6 +351,7 @@ class PodmanEngine:
                 [self._program, "container", *arguments],
                 deadline_seconds=deadline_seconds,
                 finishing_seconds=FINISHING_SECONDS,
+                first=kernel.ask_for_merging if merge_pages else None,
             )
         except Temporary as late:
             late.detail = criu.evidence(await self._criu_log(doing, name, began))

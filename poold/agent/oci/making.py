@@ -49,7 +49,13 @@ class Maker:
         return self.host.boxes.places(box.container_id)
 
     async def restore(
-        self, archive: Path, name: str, published: tuple[Published, ...], deadline_seconds: float
+        self,
+        archive: Path,
+        name: str,
+        published: tuple[Published, ...],
+        deadline_seconds: float,
+        *,
+        merge_pages: bool = False,
     ) -> Restored:
         """Restore an archive as a box of that name; failing, nothing of it is left."""
         clock = _Clock()
@@ -69,7 +75,9 @@ class Maker:
                 slot = await self.slot(stage, published, name)
                 clock.mark("slot")
             try:
-                await self._thaw(slot.box, stage.images, slot.held, deadline_seconds)
+                await self._thaw(
+                    slot.box, stage.images, slot.held, deadline_seconds, merge_pages=merge_pages
+                )
             except BaseException:
                 slot.let_go()
                 with contextlib.suppress(Problem, OSError):
@@ -234,10 +242,14 @@ class Maker:
         images: Path,
         held: Sequence[socket.socket],
         deadline_seconds: float,
+        *,
+        merge_pages: bool = False,
     ) -> None:
         places = self.places(box)
         pid = await self.host.programs.restore(
-            places, box.name, images, held, deadline_seconds=deadline_seconds
+            *(places, box.name, images, held),
+            deadline_seconds=deadline_seconds,
+            merge_pages=merge_pages,
         )
         failpoint("oci.thawed", box.name)
         with contextlib.suppress(OSError):  # it ended at once: its probe will say so

@@ -58,6 +58,7 @@ class Programs:
         held: Sequence[socket.socket],
         *,
         deadline_seconds: float,
+        merge_pages: bool = False,
     ) -> int:
         """Thaw and return the first process's id; `held` are sockets that conmon is to keep.
 
@@ -78,6 +79,7 @@ class Programs:
                 env=clean_environment({"_OCI_SYNCPIPE": str(writing)}),
                 pass_fds=[writing, *descriptors],
                 start_new_session=True,
+                preexec_fn=kernel.ask_for_merging if merge_pages else None,
             )
         finally:
             os.close(writing)

@@ -188,6 +188,13 @@ def test_ps_says_which_engine_restored(poold):
     assert re.search(r"^hello1 +hello +ready .* restore \(oci\) +1 ", poold("ps").out, re.MULTILINE)
 
 
+def test_ps_shows_memory_where_asked(poold):
+    """All, private, its share of what is shared, and what the kernel merged."""
+    poold("scale", "hello", "1", "--wait")
+    assert re.search(r" 105 MB +21 MB +63 MB +73 MB", poold("ps", "--wide").out)
+    assert "MB" not in poold("ps").out
+
+
 def test_hosts_and_changes_and_logs(poold):
     """The remaining tables have their rows."""
     poold("scale", "hello", "1", "--wait", "--reason", "noon")
