@@ -21,7 +21,7 @@ KILLS ?= 200
 SOAK_ARGS ?=
 BENCH_ARGS ?=
 SWEEP ?=
-RUN_TESTS = PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/prometheus/usr/bin:$(CURDIR)/$(VENV)/haproxy/bin:$(CURDIR)/$(VENV)/python3.9/usr/bin:$$PATH" \
+RUN_TESTS = PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(VENV)/prometheus/usr/bin:$(CURDIR)/$(VENV)/haproxy/bin:$(CURDIR)/$(VENV)/nginx/bin:$(CURDIR)/$(VENV)/python3.9/usr/bin:$$PATH" \
   $(BIN)/pytest
 
 .PHONY: help setup demo test lint lab soak faults fleet bench clean lock

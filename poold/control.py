@@ -231,6 +231,10 @@ class Control:
         wish = {"file": file, "host": where}
         return self._accepted(self._accept(found, "import", wish, actor=actor, reason=reason))
 
+    def count(self, pool: str) -> int:
+        """Return how many replicas are wished now."""
+        return len(self._store.wishes(self._pool(pool).name))
+
     # -- checks -----------------------------------------------------------------------------------
 
     def _pool(self, name: str) -> Pool:

@@ -21,7 +21,7 @@ from poold.balancers import Balancer, balancer_to
 from poold.config import Config
 from poold.errors import Problem, Refused
 from poold.hosts import HostLink
-from poold.model.balancing import BalancerName, Haproxy
+from poold.model.balancing import AnyBalancer, BalancerName
 from poold.model.fleet import Host, HostName
 from poold.reconcile.loop import Loop
 from poold.reconcile.world import World
@@ -115,7 +115,7 @@ class Reload:
     notifier: Notifier
     check: Callable[[Config], None] = lambda _: None
     balancers: MutableMapping[BalancerName, Balancer] = field(default_factory=dict)
-    balancer_to: Callable[[Haproxy], Balancer] = balancer_to
+    balancer_to: Callable[[AnyBalancer], Balancer] = balancer_to
 
     async def run(self, asked: asyncio.Event) -> None:
         """Reload each time that it is asked for, one after the other."""

@@ -17,6 +17,7 @@ from poold.agent.messages import Finding
 from poold.api.memory_logs import MemoryCalls, MemoryEvents
 from poold.api.memory_values import HELLO, made_generation, made_replica
 from poold.errors import Permanent, Problem, Refused, Temporary, problem_from_json
+from poold.model.balancing import BalancerStatus
 from poold.model.events import Because, Explanation
 from poold.model.fleet import (
     Change,
@@ -49,6 +50,7 @@ class MemoryFleet:
     pace_seconds: float | None = None
     misbehaviour: str = ""
     noted: str = ""
+    balancer: BalancerStatus | None = None
     away: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
     marks: dict[str, Literal["cordoned", "fenced"]] = field(default_factory=dict)
@@ -137,6 +139,10 @@ class MemoryFleet:
         """Wish for a generation made of an archive."""
         wish: dict[str, object] = {"file": file, "host": host or self._pool(pool).builder}
         return self._accept(self._pool(pool).name, "import", wish, actor, reason)
+
+    def count(self, pool: str) -> int:
+        """Return how many are wished."""
+        return self._desired[self._pool(pool).name]
 
     # -- store ------------------------------------------------------------------------------------
 
@@ -405,7 +411,11 @@ class MemoryFleet:
         generations = self.generations(pool.name)
         number = generations[0].number if generations else None
         sentence = f"{pool.name} {ready}/{desired}"
-        return PoolStatus(pool.name, desired, ready, number, sentence, image_note=self.image_note)
+        return PoolStatus(
+            *(pool.name, desired, ready, number, sentence),
+            image_note=self.image_note,
+            balancer=self.balancer,
+        )
 
     def _pool(self, name: str) -> Pool:
         pool = self.config.pools.get(PoolName(name))

@@ -61,17 +61,28 @@ def check_reason(reason: str) -> None:
         raise ValueError("reason contains a control character or a line break")
 
 
+def one_line(text: str, longest: int) -> str:
+    """Return what somebody else wrote, so that it breaks no line of a log or a table."""
+    clean = _CONTROL_CHARACTER.sub(" ", text[: 2 * longest]).strip()
+    return clean if len(clean) <= longest else f"{clean[: longest - 1]}…"
+
+
 class ScaleRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """How many replicas are wished: `replicas` of them, or `delta` more (fewer when negative)."""
+    """How many replicas are wished: `replicas` of them, or `delta` more (fewer when negative).
+
+    `count` is another word for `replicas`.
+    """
 
     replicas: Count | None = None
+    count: Count | None = None
     delta: Difference | None = None
     reason: Reason = ""
 
     def __post_init__(self) -> None:
         check_reason(self.reason)
-        if (self.replicas is None) == (self.delta is None):
-            raise ValueError("exactly one of replicas and delta is needed")
+        given = (self.replicas, self.count, self.delta)
+        if sum(each is not None for each in given) != 1:
+            raise ValueError("exactly one of replicas, count and delta is needed")
 
 
 class RestoreRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -199,10 +210,11 @@ class PoolView(Struct, frozen=True, kw_only=True):
 
 
 class ScaleView(Struct, frozen=True, kw_only=True):
-    """How many replicas are wished, ready and allowed."""
+    """How many replicas are wished, there, ready and allowed."""
 
     pool: PoolName
     desired: int
+    count: int
     ready: int
     min: int
     max: int

@@ -60,7 +60,7 @@ def build_document(routes: Iterable[Route]) -> dict[str, Any]:
             "version": __version__,
             "summary": "Warm checkpoints restored as named replicas across hosts.",
             "description": "On the unix socket the file's mode is the guard; on TCP everything"
-            " but /v1/health and /metrics needs the token.",
+            " but /v1/health, /metrics and a replica's ready needs the token.",
         },
         "paths": paths,
         "components": {

@@ -66,6 +66,9 @@ class ControlPort(Protocol):
     ) -> Change:
         """Wish for a generation made of an archive that podman exported, a file on that host."""
 
+    def count(self, pool: str) -> int:
+        """Return how many replicas are wished now, by the last call too."""
+
 
 class HostControlPort(Protocol):
     """Accepts what operators say of hosts. Every call is durable, or raises Refused."""

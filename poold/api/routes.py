@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from poold.api import messages, stream, views
+from poold.api import (
+    discovery,
+    hook_messages,
+    hooks,
+    messages,
+    stream,
+    views,
+)
 from poold.api.ports import Ports
 from poold.api.views import Answer, Call, Stream
 from poold.model.events import Event, Explanation
@@ -53,6 +60,7 @@ class Route:
     query: tuple[Query, ...] = ()
     refusals: tuple[int, ...] = ()
     open: bool = False
+    asks: bool = False  # changes nothing, whatever its method
     streams: Any = None
     tagged: bool = False
 
@@ -81,7 +89,7 @@ class Route:
     @property
     def changes_something(self) -> bool:
         """Whether it accepts a wish."""
-        return self.method != "GET"
+        return self.method != "GET" and not self.asks
 
 
 _WISHED = {200: Change, 202: Change}
@@ -110,6 +118,20 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "PUT", "/v1/pools/{pool}/scale", views.put_scale, "Wish for a number of replicas",
         _WISHED, body=messages.ScaleRequest, refusals=(404, 409, 422),
+    ),
+    Route(
+        "GET", "/v1/pools/{pool}/load", hooks.load,
+        "Figures to scale by, for KEDA's metrics-api scaler for example",
+        {200: hook_messages.LoadView}, refusals=(404,),
+    ),
+    Route(
+        "GET", "/v1/job/{pool}/scale", hooks.job, "The pool as Nomad shows a job's scale",
+        {200: hook_messages.JobScaleView}, refusals=(404,),
+    ),
+    Route(
+        "POST", "/v1/job/{pool}/scale", hooks.scale_job,
+        "Wish for a number of replicas as Nomad's scalers do, within the pool's limits",
+        _WISHED, body=hook_messages.JobScaleRequest, refusals=(404, 409, 422),
     ),
     Route(
         "POST", "/v1/pools/{pool}/replicas", views.restore, "Wish for one more replica",
@@ -147,6 +169,11 @@ ROUTES: tuple[Route, ...] = (
         {200: Replica}, refusals=(404,),
     ),
     Route(
+        "GET", "/v1/replicas/{replica}/ready", hooks.ready,
+        "For balancers' checks: 200 while it takes traffic, 503 while it does not",
+        {200: hook_messages.ReadyView}, refusals=(404,), open=True,
+    ),
+    Route(
         "DELETE", "/v1/replicas/{replica}", views.remove, "Wish for this replica to go",
         _WISHED, query=(_REASON,), refusals=(404, 409, 422),
     ),
@@ -164,6 +191,20 @@ ROUTES: tuple[Route, ...] = (
             ),
         ),
         refusals=(404, 409),
+    ),
+    Route(
+        "GET", "/v1/discovery/prometheus", discovery.prometheus,
+        "Ready replicas as scrape targets, for Prometheus' http_sd",
+        {200: tuple[discovery.TargetGroup, ...]},
+    ),
+    Route(
+        "GET", "/v1/discovery/traefik", discovery.traefik,
+        "A service for each pool, for Traefik's HTTP provider", {200: discovery.TraefikView},
+    ),
+    Route(
+        "POST", "/v3/discovery:endpoints", discovery.envoy,
+        "A cluster for each pool, for Envoy's endpoint discovery over REST",
+        {200: discovery.DiscoveryView}, body=discovery.DiscoveryRequest, asks=True,
     ),
     Route("GET", "/v1/hosts", views.hosts, "All hosts", {200: messages.HostList}),
     Route(

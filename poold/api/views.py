@@ -104,7 +104,7 @@ async def pools(ports: Ports, call: Call) -> Answer:  # noqa: ARG001
 
 async def pool(ports: Ports, call: Call) -> Answer:
     """Show one pool with its replicas."""
-    configured, status = _pool(ports, call.path["pool"])
+    configured, status = pool_of(ports, call.path["pool"])
     now = revision.of_pool(ports, configured.name)
     return Answer(
         PoolView(
@@ -137,12 +137,13 @@ async def pool(ports: Ports, call: Call) -> Answer:
 
 async def scale(ports: Ports, call: Call) -> Answer:
     """Show how many replicas are wished, ready and allowed."""
-    configured, status = _pool(ports, call.path["pool"])
+    configured, status = pool_of(ports, call.path["pool"])
     now = revision.of_pool(ports, configured.name)
     return Answer(
         ScaleView(
             pool=configured.name,
             desired=status.desired,
+            count=len([r for r in ports.world.replicas(configured.name) if r.host is not None]),
             ready=status.ready,
             min=configured.min,
             max=configured.max,
@@ -158,7 +159,7 @@ async def put_scale(ports: Ports, call: Call) -> Answer:
     return accepted(
         ports.control.scale(
             call.path["pool"],
-            replicas=asked.replicas,
+            replicas=asked.replicas if asked.count is None else asked.count,
             delta=asked.delta,
             actor=call.actor,
             reason=asked.reason,
@@ -225,7 +226,7 @@ def _roll(call: Call) -> dict[str, Any]:
 
 async def generations(ports: Ports, call: Call) -> Answer:
     """List a pool's generations, the newest first."""
-    configured, _ = _pool(ports, call.path["pool"])
+    configured, _ = pool_of(ports, call.path["pool"])
     found = ports.store.generations(configured.name)
     facts = {h.name: h.facts for h in ports.world.hosts() if h.name in configured.hosts}
     unfit = {
@@ -243,7 +244,7 @@ async def replicas(ports: Ports, call: Call) -> Answer:
     """List the replicas, of one pool where it is given."""
     wanted = call.query["pool"]
     if wanted is not None:
-        _pool(ports, wanted)
+        pool_of(ports, wanted)
     found = ports.world.weighed(wanted)
     named = {one.pool for one in found} | ({PoolName(wanted)} if wanted is not None else set())
     revisions = {pool: revision.of_pool(ports, pool).number for pool in sorted(named)}
@@ -253,7 +254,7 @@ async def replicas(ports: Ports, call: Call) -> Answer:
 
 async def replica(ports: Ports, call: Call) -> Answer:
     """Show one replica."""
-    return Answer(_replica(ports, call.path["replica"]))
+    return Answer(replica_of(ports, call.path["replica"]))
 
 
 async def remove(ports: Ports, call: Call) -> Answer:
@@ -275,7 +276,7 @@ async def move(ports: Ports, call: Call) -> Answer:
 
 async def logs(ports: Ports, call: Call) -> Answer:
     """Read the last lines of a replica's output from its host."""
-    name = _replica(ports, call.path["replica"]).name
+    name = replica_of(ports, call.path["replica"]).name
     return Answer(LogView(await ports.logs(name, call.query["tail"])))
 
 
@@ -400,7 +401,7 @@ async def audit(ports: Ports, call: Call) -> Answer:
 
 async def explain(ports: Ports, call: Call) -> Answer:
     """Say why a pool is as it is and what it waits for."""
-    configured, _ = _pool(ports, call.path["pool"])
+    configured, _ = pool_of(ports, call.path["pool"])
     return Answer(ports.explain(configured.name))
 
 
@@ -413,7 +414,8 @@ def accepted(change: Change) -> Answer:
     )
 
 
-def _pool(ports: Ports, name: str) -> tuple[Pool, PoolStatus]:
+def pool_of(ports: Ports, name: str) -> tuple[Pool, PoolStatus]:
+    """Return a pool that is configured, and how it is, or refuse."""
     configured = ports.config().pools.get(PoolName(name))
     if configured is None:
         raise Refused(
@@ -427,7 +429,8 @@ def _pool(ports: Ports, name: str) -> tuple[Pool, PoolStatus]:
     return configured, status
 
 
-def _replica(ports: Ports, name: str) -> Replica:
+def replica_of(ports: Ports, name: str) -> Replica:
+    """Return a replica that is known, or refuse."""
     for found in ports.world.weighed():
         if found.name == name:
             return found

@@ -78,6 +78,7 @@ class Shown:
     problems: tuple[Problem, ...] = ()
     commands: int = 0  # sent to come here: 0 when it showed the set already
     queue: int | None = None  # requests that wait for any of the pool's servers
+    settling: bool = False  # whom it listed before it was first told is not known, and has time
 
     def lists(self, address: str, port: int) -> bool:
         """Return whether anything there still leads to that address."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from poold.config.shape import Key, keys_of
 from poold.config.values import DaemonConfig
 from poold.model.application import Application
-from poold.model.balancing import Haproxy
+from poold.model.balancing import AnyBalancer, Haproxy
 from poold.model.fleet import Host, Pool
 
 REPLICA_NAME_KEY: Final = "name"
@@ -23,9 +23,16 @@ APPLICATION_KEYS: Final[Mapping[str, Key]] = keys_of(Application)
 HOST_KEYS: Final[Mapping[str, Key]] = {
     name: key for name, key in keys_of(Host).items() if name != "name"
 }
-BALANCER_KEYS: Final[Mapping[str, Key]] = {
-    name: key for name, key in keys_of(Haproxy).items() if name != "name"
+BALANCERS: Final[Mapping[str, type[AnyBalancer]]] = {
+    get_args(keys_of(cls)["kind"].hint)[0]: cls for cls in get_args(AnyBalancer)
 }
+
+
+def balancer_keys(kind: object) -> Mapping[str, Key]:
+    """Return the keys of a balancer's table; of what is no kind, those of the usual one."""
+    cls: type = BALANCERS.get(kind, Haproxy) if isinstance(kind, str) else Haproxy
+    keys = {name: key for name, key in keys_of(cls).items() if name != "name"}
+    return {**keys, "kind": replace(keys["kind"], hint=Literal[tuple(BALANCERS)])}
 
 
 def _pool_keys() -> Mapping[str, Key]:

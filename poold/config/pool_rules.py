@@ -22,6 +22,7 @@ from poold.model.fleet import HostName, Pool, PoolName
 _MEMORY = re.compile(r"\d+(\.\d+)?(b|[kmgt](i?b)?)?", re.IGNORECASE)
 _METHOD = re.compile(r"[A-Z]+")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110
+_LONGEST_PAUSE_SECONDS = 86_400
 
 
 def pool_mistakes(
@@ -39,6 +40,7 @@ def pool_mistakes(
     yield from _liveness(pool, (*place, "liveness"))
     yield from _asked_ports(pool, place)
     yield from _roll(pool, (*place, "roll"))
+    yield from _scaling(pool, (*place, "scaling"))
     yield from _deadlines(pool.application, daemon, place)
 
 
@@ -162,6 +164,16 @@ def _asked_ports(pool: Pool, place: Place) -> Iterator[Mistake]:
         if number is not None and number not in (app.port, *app.extra_ports):
             places = ((*here, "port"), (*place, "port"), (*place, "extra_ports"))
             yield at(*places, message="cannot be asked: it is neither port nor in extra_ports")
+
+
+def _scaling(pool: Pool, place: Place) -> Iterator[Mistake]:
+    if pool.scaling.step is not None:
+        yield from at_least(1, pool.scaling.step, (*place, "step"))
+    for key in ("out_after_seconds", "in_after_seconds"):
+        value = getattr(pool.scaling, key)
+        if not 0 <= value <= _LONGEST_PAUSE_SECONDS:
+            message = f"cannot be {value:g}: 0 to {_LONGEST_PAUSE_SECONDS} seconds"
+            yield at((*place, key), message=message)
 
 
 def _roll(pool: Pool, place: Place) -> Iterator[Mistake]:

@@ -14,13 +14,20 @@ from typing import Any
 
 import tomli
 
-from poold.config.layout import BALANCER_KEYS, DAEMON_KEYS, HOST_KEYS, POOL_KEYS, pool_from
+from poold.config.layout import (
+    BALANCERS,
+    DAEMON_KEYS,
+    HOST_KEYS,
+    POOL_KEYS,
+    balancer_keys,
+    pool_from,
+)
 from poold.config.lines import Lines, Place
 from poold.config.rules import mistakes
 from poold.config.shape import Complain, did_you_mean, read_each, read_keys
 from poold.config.values import Config, DaemonConfig
 from poold.errors import Refused
-from poold.model.balancing import BalancerName, Haproxy
+from poold.model.balancing import AnyBalancer, BalancerName
 from poold.model.fleet import Host, HostName, Pool, PoolName
 
 _SECTIONS = ("daemon", "hosts", "balancers", "pools")
@@ -107,16 +114,17 @@ def _read(tree: Mapping[str, Any], complain: Complain) -> Config:
     def host(name: str, table: Any, place: Place) -> Host:
         return Host(name=HostName(name), **read_keys(HOST_KEYS, table, place, complain))
 
-    def balancer(name: str, table: Any, place: Place) -> Haproxy:
-        values = read_keys(BALANCER_KEYS, table, place, complain)
-        return Haproxy(name=BalancerName(name), **values)
+    def balancer(name: str, table: Any, place: Place) -> AnyBalancer:
+        kind = table.get("kind") if isinstance(table, dict) else None
+        values = read_keys(balancer_keys(kind), table, place, complain)
+        return BALANCERS[values["kind"]](name=BalancerName(name), **values)
 
     def pool(name: str, table: Any, place: Place) -> Pool:
         return pool_from(name, read_keys(POOL_KEYS, table, place, complain), tuple(hosts))
 
     daemon = read_keys(DAEMON_KEYS, tree.get("daemon", {}), ("daemon",), complain)
     hosts: dict[HostName, Host] = read_each(tree.get("hosts", {}), ("hosts",), complain, host)
-    balancers: dict[BalancerName, Haproxy] = read_each(
+    balancers: dict[BalancerName, AnyBalancer] = read_each(
         tree.get("balancers", {}), ("balancers",), complain, balancer
     )
     pools: dict[PoolName, Pool] = read_each(tree.get("pools", {}), ("pools",), complain, pool)

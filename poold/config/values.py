@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from poold.model.balancing import BalancerName, Haproxy
+from poold.model.balancing import AnyBalancer, BalancerName
 from poold.model.fleet import Host, HostName, Pool, PoolName
 
 LONGEST_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the final zero
@@ -61,5 +61,5 @@ class Config:
 
     daemon: DaemonConfig = field(default_factory=DaemonConfig)
     hosts: Mapping[HostName, Host]
-    balancers: Mapping[BalancerName, Haproxy] = field(default_factory=dict)
+    balancers: Mapping[BalancerName, AnyBalancer] = field(default_factory=dict)
     pools: Mapping[PoolName, Pool]

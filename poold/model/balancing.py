@@ -7,7 +7,7 @@ only, Python 3.9; annotations are resolved at run time there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NewType, Optional
+from typing import Literal, NewType, Optional, Union
 
 BalancerName = NewType("BalancerName", str)
 
@@ -29,8 +29,65 @@ class Haproxy:
 
 
 @dataclass(frozen=True)
+class Rendered:
+    """Any balancer that reads a file: it is rendered from a template, then a command is run.
+
+    `@pool@` in the path is the pool's name: there is a file for each.
+    """
+
+    name: BalancerName
+    kind: Literal["file"]
+    template: str
+    path: str
+    command: tuple[str, ...]
+    timeout_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Commanded:
+    """A program that gets the set as JSON on its standard input."""
+
+    name: BalancerName
+    kind: Literal["command"]
+    command: tuple[str, ...]
+    timeout_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Hooked:
+    """A URL that the set is posted to as JSON, signed where there is a secret."""
+
+    name: BalancerName
+    kind: Literal["webhook"]
+    url: str
+    secret_file: Optional[str] = None
+    timeout_seconds: float = 5.0
+
+
+@dataclass(frozen=True)
+class Caddy:
+    """Caddy's admin API; a pool's backend is the `@id` of its reverse_proxy."""
+
+    name: BalancerName
+    kind: Literal["caddy"]
+    url: str = "http://127.0.0.1:2019"
+    timeout_seconds: float = 5.0
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A balancer that asks poold itself: Traefik's HTTP provider, Envoy's endpoint discovery."""
+
+    name: BalancerName
+    kind: Literal["pull"]
+
+
+AnyBalancer = Union[Haproxy, Rendered, Commanded, Hooked, Caddy, Pulled]
+
+
+@dataclass(frozen=True)
 class Behind:
-    """A pool's place behind a balancer.
+    """A pool's place behind a balancer. `slots`, `options` and `weight` are HAProxy's only.
 
     `slots` is the prefix of a `server-template`: its servers are used. Empty: servers are added
     under the replicas' names and deleted. `options` are words of HAProxy's server line.

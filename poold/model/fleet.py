@@ -13,6 +13,7 @@ from typing import Any, Literal, NewType, Optional
 
 from poold.model.application import Application, Liveness
 from poold.model.balancing import BalancerStatus, Behind
+from poold.model.scaling import Scaling
 
 PoolName = NewType("PoolName", str)
 HostName = NewType("HostName", str)
@@ -56,6 +57,7 @@ class Pool:
     liveness: Optional[Liveness] = None  # None: a replica lives as long as its container runs
     roll: RollSettings = field(default_factory=RollSettings)
     balancer: Optional[Behind] = None  # None: poold tells nobody where its replicas are
+    scaling: Scaling = field(default_factory=Scaling)
     spares: int = 0  # restored ahead, ready and frozen, under no number yet
     spares_per: Literal["host", "pool"] = "host"  # on each host, or on all of them together
     spare_max_age_seconds: float = 3600.0  # then it is replaced by a fresh one

@@ -45,7 +45,7 @@ class Traffic:
             count = "?" if entry.sessions is None else entry.sessions
             queue = f", {entry.queue} queued" if entry.queue else ""
             return f"draining, {count} {'session' if count == 1 else 'sessions'}{queue}"
-        return "leaving its balancer" if place in self.asked else ""
+        return "leaving its balancer" if place in self.asked or self.shown.settling else ""
 
     def status(self, balancer: BalancerName) -> BalancerStatus:
         """Return it as readers see it."""

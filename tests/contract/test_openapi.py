@@ -25,6 +25,8 @@ BODIES = {
     "uncordon": {},
     "fence": {"confirmed": True},
     "remove_host": {"confirmed": True},
+    "envoy": {"node": {"id": "edge"}, "resource_names": ["hello"]},
+    "scale_job": {"Count": 2, "Message": "cpu"},
 }
 HOSTS = {"fence": "b", "remove_host": "old"}
 QUERIES = {"events": "?follow=0"}  # a stream has no end; it has tests of its own

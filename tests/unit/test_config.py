@@ -21,6 +21,7 @@ from poold.model.application import (
 )
 from poold.model.balancing import Behind
 from poold.model.fleet import HostName, PoolName, ReplicaName
+from poold.model.scaling import Scaling
 
 DAEMON = '[daemon]\nstate_dir = "/x"\n'
 HOST_A = """\
@@ -528,7 +529,7 @@ def test_refuses_what_is_no_text(tmp_path: Path, content: bytes | None, words: s
 
 def test_the_annotated_example_explains_every_key() -> None:
     """The example is valid, and no key of any value is missing in it."""
-    from poold.config.layout import BALANCER_KEYS, DAEMON_KEYS, HOST_KEYS, POOL_KEYS
+    from poold.config.layout import BALANCERS, DAEMON_KEYS, HOST_KEYS, POOL_KEYS, balancer_keys
     from poold.config.shape import keys_of
 
     example = Path(__file__).parents[2] / "config" / "poold.toml"
@@ -549,11 +550,12 @@ def test_the_annotated_example_explains_every_key() -> None:
         Volume,
         Limits,
         Behind,
+        Scaling,
     ]
     keys = {
         *DAEMON_KEYS,
         *HOST_KEYS,
-        *BALANCER_KEYS,
+        *(key for kind in BALANCERS for key in balancer_keys(kind)),
         *POOL_KEYS,
         *(key for cls in nested for key in keys_of(cls)),
     }

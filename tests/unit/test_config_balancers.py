@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poold.config import InvalidConfig, parse
-from poold.model.balancing import Behind, Haproxy
+from poold.model.balancing import Behind, Caddy, Commanded, Haproxy, Hooked, Pulled, Rendered
 
 HOST = """\
 [hosts.a]
@@ -41,7 +41,7 @@ def test_reads_a_balancer_and_a_pool_behind_it() -> None:
         ('socket = "127.0.0.1:99999"', "balancers.front.socket", "port"),
         (f'socket = "/{"x" * 120}"', "balancers.front.socket", "kernel"),
         ("master = true", "balancers.front.socket", "cannot be left out"),
-        ('socket = "/x"\nkind = "hapoxy"', "balancers.front.kind", '"haproxy" is needed'),
+        ('socket = "/x"\nkind = "hapoxy"', "balancers.front.kind", "did you mean 'haproxy'"),
         ('socket = "/x"\nstate_file = "state"', "balancers.front.state_file", "absolute"),
         ('socket = "/x"\ntimeout_seconds = 0', "balancers.front.timeout_seconds", "above 0"),
         ('socket = "/x"\nsockets = 1', "balancers.front.sockets", "did you mean 'socket'"),
@@ -105,3 +105,54 @@ def test_two_pools_cannot_share_slots() -> None:
     slots = 'slots = "slot"\n'
     found = complaints(HOST + FRONT + POOL + shared + slots + other + slots)
     assert "'hello' has those slots already" in found["pools.other.balancer.slots"]
+
+
+NGINX = """\
+[balancers.front]
+kind = "file"
+template = "/etc/poold/nginx.conf"
+path = "/etc/nginx/poold/@pool@.conf"
+command = ["nginx", "-s", "reload"]
+"""
+
+
+def test_reads_every_other_kind() -> None:
+    """Each has keys of its own; hosts may be published by name there."""
+    for text, cls in (
+        (NGINX, Rendered),
+        ('[balancers.front]\nkind = "command"\ncommand = ["/bin/tell"]\n', Commanded),
+        ('[balancers.front]\nkind = "webhook"\nurl = "https://e.example/x"\n', Hooked),
+        ('[balancers.front]\nkind = "caddy"\n', Caddy),
+        ('[balancers.front]\nkind = "pull"\n', Pulled),
+    ):
+        named = HOST + 'publish_address = "a.example"\n'
+        config = parse(named + text + POOL + BEHIND, source="x")
+        assert isinstance(config.balancers["front"], cls)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "part"),
+    [
+        (NGINX.replace("/etc/poold/", ""), "balancers.front.template", "absolute"),
+        (NGINX.replace("@pool@", "pool"), "balancers.front.path", "put @pool@ into it"),
+        (NGINX.replace('["nginx", "-s", "reload"]', "[]"), "balancers.front.command", "empty"),
+        (NGINX + 'socket = "/x"\n', "balancers.front.socket", "cannot use this key"),
+        (
+            '[balancers.front]\nkind = "webhook"\nurl = "edge"\n',
+            "balancers.front.url",
+            "http://",
+        ),
+    ],
+)
+def test_mistakes_in_other_kinds(text: str, path: str, part: str) -> None:
+    """Each is told at its place; one file for two pools is refused."""
+    other = POOL.replace("hello", "web") + BEHIND.replace("hello", "web")
+    found = complaints(HOST + POOL + BEHIND + other + text)
+    assert set(found) == {path}
+    assert part in found[path]
+
+
+def test_slots_are_haproxy_s() -> None:
+    """A pool elsewhere has none."""
+    found = complaints(HOST + NGINX + POOL + BEHIND + 'slots = "slot"\n')
+    assert "is no HAProxy" in found["pools.hello.balancer.slots"]

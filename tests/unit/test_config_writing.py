@@ -22,8 +22,17 @@ from poold.model.application import (
     Volume,
     WarmupRequest,
 )
-from poold.model.balancing import BalancerName, Behind, Haproxy
+from poold.model.balancing import (
+    AnyBalancer,
+    BalancerName,
+    Behind,
+    Commanded,
+    Haproxy,
+    Hooked,
+    Pulled,
+)
 from poold.model.fleet import Host, Pool, RollSettings
+from poold.model.scaling import Scaling
 
 WILD = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=8)
 NAMES = st.from_regex(r"[a-z][a-z-]{0,8}[a-z]", fullmatch=True)
@@ -133,8 +142,9 @@ def configurations(draw: st.DrawFn) -> Config:
             keep_days=draw(st.none() | st.integers(1, 99).map(float)),
             keep_bytes=draw(st.none() | st.integers(1, 10**12)),
             balancer=draw(st.none() | BEHIND),
+            scaling=Scaling(draw(st.none() | PORTS), draw(SECONDS), draw(SECONDS)),
         )
-    balancers = {
+    balancers: dict[BalancerName, AnyBalancer] = {
         BalancerName(name): Haproxy(
             name=BalancerName(name),
             socket=f"{draw(PATHS)}{number}",
@@ -144,6 +154,12 @@ def configurations(draw: st.DrawFn) -> Config:
         )
         for number, name in enumerate(("front", "back"))
     }
+    tell = BalancerName("tell")
+    balancers[tell] = draw(
+        st.builds(Commanded, st.just(tell), st.just("command"), COMMANDS, SECONDS)
+        | st.builds(Hooked, st.just(tell), st.just("webhook"), st.just("http://e"), PATHS)
+        | st.builds(Pulled, st.just(tell), st.just("pull"))
+    )
     daemon = DaemonConfig(
         state_dir=draw(PATHS),
         socket_mode=draw(st.sampled_from(["0600", "0660", "666"])),

@@ -20,9 +20,9 @@ SCALE = "/v1/pools/hello/scale"
     [
         (b"{", "Input data was truncated"),
         (b"[]", "Expected `object`"),
-        (b"", "exactly one of replicas and delta"),
-        (b"{}", "exactly one of replicas and delta"),
-        (b'{"replicas": 1, "delta": 1}', "exactly one of replicas and delta"),
+        (b"", "exactly one of replicas, count and delta"),
+        (b"{}", "exactly one of replicas, count and delta"),
+        (b'{"replicas": 1, "delta": 1}', "exactly one of replicas, count and delta"),
         (b'{"replica": 3}', "unknown field `replica`"),
         (b'{"replicas": "3"}', "Expected `int | null`"),
         (b'{"replicas": -1}', ">= 0"),
@@ -38,7 +38,7 @@ async def test_a_wrong_body_is_refused_with_the_reason(call, fleet, body, says):
     reply = await call("PUT", SCALE, data=body)
     assert (reply.status, reply.json["code"]) == (400, "request.bad-body")
     assert says.lower() in reply.json["detail"].lower()
-    assert reply.json["hint"] == "a JSON object with the fields: replicas, delta, reason"
+    assert reply.json["hint"] == "a JSON object with the fields: replicas, count, delta, reason"
     assert fleet.changes() == ()
 
 
