@@ -24,6 +24,7 @@ from poold.agent.messages import Finding, Logs
 from poold.agent.space import read_reserve
 from poold.api.app import build_app
 from poold.api.serve import Listener, serve_tcp, serve_unix
+from poold.autoscaler import Autoscaler
 from poold.balancers import Balancer, balancer_to
 from poold.checkpoints.seal import load_sealer
 from poold.config import Config
@@ -101,12 +102,19 @@ async def serve(
             parts.store.events.add("daemon.started", f"poold {__version__} serves {path}")
         notifier.ready()
         reloader = _reloader(parts, path, notifier, link)
+        autoscaler = Autoscaler(
+            control=parts.control,
+            store=parts.store,
+            world=parts.world,
+            pools=lambda: parts.config.pools,
+        )
         try:
             await _supervise(
                 stop,
                 {
                     "loop": parts.loop.run,
                     "reload": lambda: reloader.run(reload),
+                    "autoscaler": autoscaler.run,
                     "status": lambda: _report(parts, notifier),
                     "watchdog": lambda: feed_watchdog(parts.loop, notifier),
                 },

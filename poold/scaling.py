@@ -7,8 +7,11 @@ a number and the reason, in the words that the change will carry. It knows neith
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from poold.model.scaling import Scaling
+
+CHANGES_OF_COUNT: Final = frozenset({"scale", "restore", "remove"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

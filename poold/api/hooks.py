@@ -21,9 +21,8 @@ from poold.api.ports import Ports
 from poold.api.views import Answer, Call, accepted, pool_of, replica_of
 from poold.errors import Refused, Temporary
 from poold.model.fleet import Change
-from poold.scaling import Decision, Limits, decide
+from poold.scaling import CHANGES_OF_COUNT, Decision, Limits, decide
 
-_SCALING = ("scale", "restore", "remove")
 _LONGEST_TEXT = 200
 
 
@@ -114,7 +113,7 @@ def decide_for(ports: Ports, name: str, asked: Asked) -> Decision:
     """Decide within a pool's limits."""
     configured, _ = pool_of(ports, name)
     newest = ports.store.changes(pool=name, limit=50)
-    last = next((change.created_at for change in newest if change.kind in _SCALING), None)
+    last = next((change.created_at for change in newest if change.kind in CHANGES_OF_COUNT), None)
     return decide(
         Limits(least=configured.min, most=configured.max, scaling=configured.scaling),
         wished=ports.control.count(name),

@@ -55,6 +55,10 @@ def status(session: Session, as_json: bool) -> None:
         print()
     for name, balancer in behind:
         print(printable(f"{name} behind {balancer.name}: {tables.behind(balancer)}"))
+    for pool in pools:
+        if (advice := pool.recommended) is not None:
+            how = "" if advice.followed else " (dry run)"
+            print(printable(f"{pool.name} asks for {advice.count}{how}: {advice.text}"))
     if note := health.get("note"):
         print(f"\n{printable(note)}")
     up = sum(host.state == "up" for host in hosts)

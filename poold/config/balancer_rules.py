@@ -142,6 +142,9 @@ def behind_mistakes(pool: Pool, config: Config, place: Place) -> Iterator[Mistak
         if behind.slots:
             message = f"cannot be set: {behind.name!r} is no HAProxy"
             yield at((*place, "slots"), (*place, "name"), message=message)
+        if pool.autoscale is not None and behind.name in config.balancers:
+            message = f"cannot count at {behind.name!r}: only an HAProxy tells what is under way"
+            yield at((*place[:-1], "autoscale"), (*place, "name"), message=message)
         yield from positive(behind.drain_seconds, (*place, "drain_seconds"))
         return
     if why_not := why_no_options(behind.options):

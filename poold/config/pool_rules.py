@@ -41,6 +41,7 @@ def pool_mistakes(
     yield from _asked_ports(pool, place)
     yield from _roll(pool, (*place, "roll"))
     yield from _scaling(pool, (*place, "scaling"))
+    yield from _autoscale(pool, (*place, "autoscale"))
     yield from _deadlines(pool.application, daemon, place)
 
 
@@ -174,6 +175,20 @@ def _scaling(pool: Pool, place: Place) -> Iterator[Mistake]:
         if not 0 <= value <= _LONGEST_PAUSE_SECONDS:
             message = f"cannot be {value:g}: 0 to {_LONGEST_PAUSE_SECONDS} seconds"
             yield at((*place, key), message=message)
+
+
+def _autoscale(pool: Pool, place: Place) -> Iterator[Mistake]:
+    settings = pool.autoscale
+    if settings is None:
+        return
+    if pool.balancer is None:
+        message = f"cannot count without a balancer: add [pools.{pool.name}.balancer]"
+        yield at(place, message=message)
+    for key in ("target", "window_seconds", "panic_seconds"):
+        yield from positive(getattr(settings, key), (*place, key))
+    if settings.panic_seconds > settings.window_seconds:
+        message = f"cannot be longer than the window, {settings.window_seconds:g} s"
+        yield at((*place, "panic_seconds"), (*place, "window_seconds"), message=message)
 
 
 def _roll(pool: Pool, place: Place) -> Iterator[Mistake]:

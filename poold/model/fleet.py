@@ -13,7 +13,7 @@ from typing import Any, Literal, NewType, Optional
 
 from poold.model.application import Application, Liveness
 from poold.model.balancing import BalancerStatus, Behind
-from poold.model.scaling import Scaling
+from poold.model.scaling import Autoscale, Recommended, Scaling
 
 PoolName = NewType("PoolName", str)
 HostName = NewType("HostName", str)
@@ -58,6 +58,7 @@ class Pool:
     roll: RollSettings = field(default_factory=RollSettings)
     balancer: Optional[Behind] = None  # None: poold tells nobody where its replicas are
     scaling: Scaling = field(default_factory=Scaling)
+    autoscale: Optional[Autoscale] = None  # None: nobody counts what its balancer reads
     spares: int = 0  # restored ahead, ready and frozen, under no number yet
     spares_per: Literal["host", "pool"] = "host"  # on each host, or on all of them together
     spare_max_age_seconds: float = 3600.0  # then it is replaced by a fresh one
@@ -308,5 +309,6 @@ class PoolStatus:
     image_note: str = ""  # where the image's name means another image by now
     revision: int = 0  # of what is wished, where the API shows it: rises with every wish
     balancer: Optional[BalancerStatus] = None
+    recommended: Optional[Recommended] = None
     spares: tuple[Spare, ...] = ()
     spares_wished: int = 0  # on all hosts of the pool

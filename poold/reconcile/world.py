@@ -30,6 +30,7 @@ from poold.model.fleet import (
     Quarantine,
     Replica,
 )
+from poold.model.scaling import Recommended
 from poold.reconcile.flapping import Steadiness
 from poold.reconcile.listed import Listed, sort_out
 from poold.reconcile.snapshot import HostView
@@ -121,6 +122,7 @@ class World:
         self._remark = ""
         self._pools: dict[PoolName, Shown] = {}
         self._balancers: dict[PoolName, BalancerStatus] = {}
+        self._recommended: dict[PoolName, Recommended] = {}
         self._tick = 0
 
     # -- reading ----------------------------------------------------------------------------------
@@ -142,7 +144,11 @@ class World:
     def pools(self) -> tuple[PoolStatus, ...]:
         """Return how each pool is."""
         return tuple(
-            replace(shown.status, balancer=self._balancers.get(name))
+            replace(
+                shown.status,
+                balancer=self._balancers.get(name),
+                recommended=self._recommended.get(name),
+            )
             for name, shown in sorted(self._pools.items())
         )
 
@@ -442,6 +448,13 @@ class World:
             self._balancers.pop(pool, None)
         else:
             self._balancers[pool] = status
+
+    def recommend(self, pool: PoolName, recommended: Recommended | None) -> None:
+        """Show how many replicas a pool's figures ask for; None: nobody counts."""
+        if recommended is None:
+            self._recommended.pop(pool, None)
+        else:
+            self._recommended[pool] = recommended
 
     def forget_pool(self, pool: PoolName) -> None:
         """Show a pool no more."""

@@ -21,7 +21,7 @@ from poold.model.application import (
 )
 from poold.model.balancing import Behind
 from poold.model.fleet import HostName, PoolName, ReplicaName
-from poold.model.scaling import Scaling
+from poold.model.scaling import Autoscale, Scaling
 
 DAEMON = '[daemon]\nstate_dir = "/x"\n'
 HOST_A = """\
@@ -551,6 +551,7 @@ def test_the_annotated_example_explains_every_key() -> None:
         Limits,
         Behind,
         Scaling,
+        Autoscale,
     ]
     keys = {
         *DAEMON_KEYS,

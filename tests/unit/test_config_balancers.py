@@ -152,6 +152,18 @@ def test_mistakes_in_other_kinds(text: str, path: str, part: str) -> None:
     assert part in found[path]
 
 
+def test_autoscaling_needs_an_haproxy() -> None:
+    """Whoever does not tell what is under way cannot be counted at, nor can nobody."""
+    scale = "[pools.hello.autoscale]\npanic_seconds = 90\ntarget = 0\n"
+    found = complaints(HOST + POOL + scale)
+    assert "without a balancer" in found["pools.hello.autoscale"]
+    assert "longer than the window" in found["pools.hello.autoscale.panic_seconds"]
+    assert "above 0" in found["pools.hello.autoscale.target"]
+    found = complaints(HOST + NGINX + POOL + BEHIND + "[pools.hello.autoscale]\n")
+    assert "only an HAProxy" in found["pools.hello.autoscale"]
+    assert parse(HOST + FRONT + POOL + BEHIND + "[pools.hello.autoscale]\n", source="x")
+
+
 def test_slots_are_haproxy_s() -> None:
     """A pool elsewhere has none."""
     found = complaints(HOST + NGINX + POOL + BEHIND + 'slots = "slot"\n')
