@@ -185,6 +185,8 @@ def _finite(value: Any) -> Any:
 async def _body(route: Route, request: web.Request) -> Any:
     if route.body is None:
         return None
+    if route.largest_body_bytes is not None:
+        request = request.clone(client_max_size=route.largest_body_bytes)
     raw = await request.read()
     try:
         return msgspec.json.decode(raw or b"{}", type=route.body)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from poold.agent.messages import Finding
-from poold.api.memory_logs import MemoryCalls, MemoryEvents
+from poold.api.memory_logs import MemoryAlerts, MemoryCalls, MemoryEvents
 from poold.api.memory_values import HELLO, made_generation, made_replica
 from poold.errors import Permanent, Problem, Refused, Temporary, problem_from_json
 from poold.model.balancing import BalancerStatus
@@ -67,6 +67,7 @@ class MemoryFleet:
         self._desired = {pool.name: pool.replicas for pool in self.configured}
         self.events = MemoryEvents()
         self.calls = MemoryCalls(self._pool_of)
+        self.alerts = MemoryAlerts()
 
     # -- control ----------------------------------------------------------------------------------
 

@@ -119,3 +119,18 @@ class MemoryCalls:
     def pool_of(self, replica: str) -> str | None:
         """Return the pool that wishes for a replica."""
         return self.pool_of_replica(replica)
+
+
+class MemoryAlerts:
+    """Alerts that were acted on."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[str, ...]] = set()
+
+    def is_known(self, *identity: str) -> bool:
+        """Return whether one was."""
+        return identity in self._known
+
+    def acted_on(self, *identity: str) -> None:
+        """Remember one."""
+        self._known.add(identity)

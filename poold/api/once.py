@@ -57,6 +57,8 @@ def _accept(ports: Ports, route: Route, call: Call, path: str) -> Answer:
     if wished is not None and IF_MATCH in call.headers:
         wished.check(call.headers[IF_MATCH])
     answer = _at_once(route.view(ports, call))
+    if not answer.recorded:
+        return answer
     change = answer.value if isinstance(answer.value, Change) else None
     pool = change.pool if change else call.path.get("pool", "")
     calls.add(

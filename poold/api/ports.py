@@ -167,8 +167,22 @@ class CallsPort(Protocol):
         """Return the pool that wishes for a replica."""
 
 
+class AlertsPort(Protocol):
+    """Which alerts were acted on."""
+
+    def is_known(self, *identity: str) -> bool:
+        """Return whether one was."""
+
+    def acted_on(self, *identity: str) -> None:
+        """Remember one."""
+
+
 class StorePort(Protocol):
     """What was wished and what became of it."""
+
+    @property
+    def alerts(self) -> AlertsPort:
+        """Which alerts were acted on."""
 
     @property
     def events(self) -> EventsPort:

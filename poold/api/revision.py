@@ -59,11 +59,11 @@ def of_host(ports: Ports, host: str) -> Revision:
 def of_path(ports: Ports, path: Mapping[str, str]) -> Revision | None:
     """Return the revision that a call is about; None where a replica that it names is not wished.
 
-    A path with none of these has no revision: KeyError.
+    Nor has a path with none of these one.
     """
     if "pool" in path:
         return of_pool(ports, path["pool"])
     if "host" in path:
         return of_host(ports, path["host"])
-    pool = ports.store.calls.pool_of(path["replica"])
+    pool = ports.store.calls.pool_of(path["replica"]) if "replica" in path else None
     return of_pool(ports, pool) if pool is not None else None

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from poold.api import (
+    alert_messages,
+    alertmanager,
     discovery,
     hook_messages,
     hooks,
@@ -57,6 +59,7 @@ class Route:
     summary: str
     answers: dict[int, Any]
     body: Any = None
+    largest_body_bytes: int | None = None  # None: what the server takes of any
     query: tuple[Query, ...] = ()
     refusals: tuple[int, ...] = ()
     open: bool = False
@@ -132,6 +135,12 @@ ROUTES: tuple[Route, ...] = (
         "POST", "/v1/job/{pool}/scale", hooks.scale_job,
         "Wish for a number of replicas as Nomad's scalers do, within the pool's limits",
         _WISHED, body=hook_messages.JobScaleRequest, refusals=(404, 409, 422),
+    ),
+    Route(
+        "POST", "/v1/hooks/alertmanager", alertmanager.alertmanager,
+        "Alertmanager's webhook: do what the alerts' annotations ask for, each once",
+        {200: alert_messages.AlertsView}, body=alert_messages.AlertsRequest,
+        largest_body_bytes=4 << 20,
     ),
     Route(
         "POST", "/v1/pools/{pool}/replicas", views.restore, "Wish for one more replica",

@@ -63,6 +63,7 @@ class Answer:
     location: str = ""
     content_type: str = "application/json"
     etag: str = ""
+    recorded: bool = True  # False: the call changed nothing and leaves no trail
 
 
 @dataclass(frozen=True)

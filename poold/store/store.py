@@ -35,6 +35,7 @@ from poold.model.fleet import (
     ReplicaName,
 )
 from poold.store import rows
+from poold.store.alerts import Alerts
 from poold.store.calls import Calls
 from poold.store.changes import Changes
 from poold.store.database import Database
@@ -85,6 +86,7 @@ class Store:
         self.hosts = HostMarks(self._database, clock)
         self.calls = Calls(self._database, clock)
         self.quarantine = Quarantines(self._database)
+        self.alerts = Alerts(self._database, clock)
         self.rolls = Rolls(self._database, clock)
         self._listeners: list[Callable[[PoolName], None]] = []
 

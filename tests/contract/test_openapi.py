@@ -26,6 +26,7 @@ BODIES = {
     "fence": {"confirmed": True},
     "remove_host": {"confirmed": True},
     "envoy": {"node": {"id": "edge"}, "resource_names": ["hello"]},
+    "alertmanager": {"alerts": [{"status": "firing", "annotations": {"poold_pool": "hello"}}]},
     "scale_job": {"Count": 2, "Message": "cpu"},
 }
 HOSTS = {"fence": "b", "remove_host": "old"}

@@ -18,6 +18,7 @@ from poold.store.rolls import begin_roll
 
 VERSIONS = [number for number, _ in migrations()]
 APPLICATION = Application(image="i", port=1)
+ALERT = ("fingerprint", "firing", "2026-01-01T00:00:00Z")
 
 
 def fill(state_dir):
@@ -64,6 +65,7 @@ def fill(state_dir):
             failures=1, problem=problem,
         )
     )  # fmt: skip
+    store.alerts.acted_on(*ALERT)
     (generation,) = store.generations("hello")
     store.rolls.put_hold("hello", generation, configured="f", actor="t")
     begin_roll(
@@ -147,6 +149,7 @@ def test_the_data_of_an_older_version_is_taken_over(tmp_path, version):
     assert store.see_pool("hello").introduced == {"a"}
     readers = (store.hosts.all(), store.quarantine.all(), store.rolls.get("hello"))
     assert all(readers) == (version >= 5)
+    assert store.alerts.is_known(*ALERT) == (version >= 7)
     assert store.calls.find("t", "k") is not None or "calls" not in known
     store.accept(pool="hello", kind="checkpoint", wish={}, actor="t", reason="")  # and goes on
     assert store.calls.revision("hello") > 0

@@ -292,3 +292,13 @@ SELECT number FROM revisions WHERE pool = :pool;
 
 -- name: wish_get
 SELECT * FROM wishes WHERE name = :name;
+
+-- name: alert_get
+SELECT key FROM alerts WHERE key = :key;
+
+-- name: alert_put
+INSERT INTO alerts (key, told_at) VALUES (:key, :told_at)
+ON CONFLICT (key) DO UPDATE SET told_at = excluded.told_at;
+
+-- name: alerts_prune
+DELETE FROM alerts WHERE told_at <= :oldest;
