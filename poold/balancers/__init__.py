@@ -36,7 +36,9 @@ def balancer_to(configured: AnyBalancer) -> Balancer:
         master=configured.master,
     )
     return HaproxyBalancer(
-        runtime, state_file=Path(configured.state_file) if configured.state_file else None
+        runtime,
+        state_file=Path(configured.state_file) if configured.state_file else None,
+        is_local=configured.socket.startswith("/"),
     )
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -152,13 +153,20 @@ class Site:
         writer.close()
 
 
+class Fronted(Protocol):
+    """Something that answers at `front.sock` in its folder."""
+
+    folder: Path
+
+
 class Client:
     """Sends requests over one connection for as long as it is kept, and counts what failed."""
 
-    def __init__(self, process: Process, path: str) -> None:
+    def __init__(self, process: Fronted, path: str, *, posts: bool = True) -> None:
         self._socket = f"{process.folder}/front.sock"
         head = f"{path} HTTP/1.1\r\nHost: x\r\n"
-        self._requests = (f"GET {head}\r\n", f"POST {head}Content-Length: 0\r\n\r\n")
+        self._requests = [f"GET {head}\r\n"]
+        self._requests += [f"POST {head}Content-Length: 0\r\n\r\n"] if posts else []
         self.answered: Counter[str] = Counter()
         self.failed: list[str] = []
 
@@ -215,7 +223,7 @@ async def site(name: str) -> AsyncIterator[Site]:
         await asyncio.gather(*connections, return_exceptions=True)
 
 
-async def get(process: Process, path: str = "/") -> tuple[int, str]:
+async def get(process: Fronted, path: str = "/") -> tuple[int, str]:
     """Send one request through HAProxy; return the status, 0 where it hung up, and the body."""
     request = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     reader, writer = await asyncio.open_unix_connection(f"{process.folder}/front.sock")

@@ -60,7 +60,8 @@ async def sites() -> AsyncIterator[tuple[Site, Site, Site]]:
 def balancer(process: Process, path: str = "", *, master: bool = False) -> HaproxyBalancer:
     """Return it as the daemon has it."""
     runtime = Runtime(FRONT, dial(path or process.admin), timeout_seconds=5, master=master)
-    return HaproxyBalancer(runtime, state_file=process.folder / "state")
+    state_file = process.folder / "state"
+    return HaproxyBalancer(runtime, state_file=state_file, is_local=path != process.master)
 
 
 def named(*sites: Site, prefix: str = "hello") -> list[Server]:
@@ -335,12 +336,13 @@ async def test_it_is_the_same_whichever_way_it_is_reached(haproxy: Process) -> N
     assert await balancer(haproxy).identity() != first
 
 
+@pytest.mark.parametrize("way", ["admin", "master"])
 async def test_a_worker_that_was_reloaded_away_is_waited_for(
-    haproxy: Process, sites: tuple[Site, Site, Site]
+    haproxy: Process, sites: tuple[Site, Site, Site], way: str
 ) -> None:
-    """It has a request under way at a server that the new one never knew; its master says so."""
+    """It has a request under way at a server that the new one never knew, and is still there."""
     one, two, _ = sites
-    front = balancer(haproxy, haproxy.master, master=True)
+    front = balancer(haproxy, getattr(haproxy, way), master=way == "master")
     await front.publish(HELLO, named(one))
     held = asyncio.create_task(get(haproxy, "/held"))
     await asyncio.wait_for(one.holding.wait(), 10)

@@ -59,17 +59,19 @@ class _Memory:
 
 
 class HaproxyBalancer:
-    """One HAProxy. `clock`: monotonic seconds."""
+    """One HAProxy. `is_local`: it runs on this machine. `clock`: monotonic seconds."""
 
     def __init__(
         self,
         runtime: Runtime,
         *,
         state_file: Path | None = None,
+        is_local: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runtime = runtime
         self._state_file = state_file
+        self._is_local = is_local
         self._clock = clock
         self._memories: defaultdict[tuple[PoolName, str, str], _Memory] = defaultdict(_Memory)
         self._saving = asyncio.Lock()
@@ -144,6 +146,8 @@ class HaproxyBalancer:
         if former.lingers and self._runtime.has_master:
             answer = await self._runtime.ask(commands.SHOW_PROCESSES, master=True)
             alive = read_old_workers(answer)
+        elif former.lingers and self._is_local:
+            alive = former.alive_here(process)
         former.gone(now, alive)
 
     async def _do(

@@ -2,18 +2,21 @@
 
 In: which process answered, and what it listed. Out: the places that another one listed before, and
 may still send requests to. Nobody can ask it but through its master, so it is given a pool's drain
-time from when it was noticed, or until the master says that it is gone. Pure, but for its memory.
+time from when it was noticed, or until its master or the process table says that it is gone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
 
 from poold.balancers.base import Server, ShownServer
 from poold.balancers.haproxy.answers import Identity
 
 Place = tuple[str, int]
+PROCESSES: Final = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,15 @@ class Former:
                 self._lingering[place] = _Lingering(name, pid, until)
         self.process, self._listed = process, dict(listed)
 
+    def alive_here(self, process: Identity) -> frozenset[int] | None:
+        """Return which of those that linger run on this machine still.
+
+        None where the one that answers is not among its processes: it runs in a container.
+        """
+        if not _is_haproxy(process.pid):
+            return None
+        return frozenset(e.pid for e in self._lingering.values() if _is_haproxy(e.pid))
+
     def gone(self, now: float, alive: Collection[int] | None) -> None:
         """Forget whose time is over, and who is not among those alive where that is known."""
         self._lingering = {
@@ -69,3 +81,11 @@ class Former:
                     weight=0,
                     leaving=True,
                 )
+
+
+def _is_haproxy(pid: int) -> bool:
+    """Whether that is a process called so; a number may be another one's by now."""
+    try:
+        return (PROCESSES / str(pid) / "comm").read_text("utf-8").startswith("haproxy")
+    except OSError:
+        return False
