@@ -77,10 +77,10 @@ class Process:
         """The master's socket."""
         return f"{self.folder}/master.sock"
 
-    async def start(self) -> None:
-        """Run it and return when it answers."""
+    async def start(self, text: str = "") -> None:
+        """Run it, with another configuration where it is given, and return when it answers."""
         config = self.folder / "haproxy.cfg"
-        config.write_text(CONFIG.format(folder=self.folder, tcp_port=self.tcp_port))
+        config.write_text(text or CONFIG.format(folder=self.folder, tcp_port=self.tcp_port))
         log = (self.folder / "log").open("ab")
         with log:
             self._process = await asyncio.create_subprocess_exec(

@@ -371,3 +371,25 @@ async def test_leftovers_of_a_daemon_that_was_down_go(
         while set(names(shown)) != {"hello1"}:
             shown = await balancer(haproxy).publish(HELLO, named(*sites[:1]))
     assert "hello/other" in await raw(haproxy.admin, "show servers conn hello")
+
+
+async def test_the_example_s_backends_take_replicas(
+    haproxy: Process, sites: tuple[Site, Site, Site]
+) -> None:
+    """What config/haproxy.cfg has works as it stands, but for where it listens."""
+    text = (Path(__file__).parents[2] / "config" / "haproxy.cfg").read_text()
+    for before, after in (
+        ("/run/haproxy/admin.sock group haproxy", haproxy.admin),
+        ("/var/lib/haproxy/state", f"{haproxy.folder}/state"),
+        (":8080", f"unix@{haproxy.folder}/front.sock"),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    await haproxy.stop()
+    await haproxy.start(text)
+    front = balancer(haproxy)
+    slotted = replace(HELLO, balancer=Behind(FRONT, backend="slotted", slots="slot"))
+    assert set(names(await front.publish(HELLO, named(*sites[:1]))).values()) == {"up"}
+    assert set(names(await front.publish(slotted, named(*sites[1:]))).values()) == {"up"}
+    assert (await get(haproxy))[1] == "one"
+    assert {(await get(haproxy, "/slotted/"))[1] for _ in range(4)} == {"two", "three"}
