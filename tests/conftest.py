@@ -105,8 +105,8 @@ def make_lab() -> Iterator[MakeLab]:
 
 @pytest.fixture(scope="session")
 def lab(make_lab: MakeLab) -> Lab:
-    """Two hosts, the tomcat image on a only."""
-    return make_lab("hosts", hosts=2, image_names=("tomcat",), images_on=("a",))
+    """Two hosts, the counter's image on a only."""
+    return make_lab("hosts", hosts=2, image_names=("counter",), images_on=("a",))
 
 
 def _remove_labs_of_dead_runs() -> None:

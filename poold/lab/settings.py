@@ -38,6 +38,7 @@ _POOLS = (
         ),
     ),
     _Pool(name="tomcat", image="tomcat", deadline_seconds=60),
+    _Pool(name="counter", image="counter", deadline_seconds=30),
 )
 
 

@@ -145,7 +145,7 @@ def application(*, prelude: str = "", ready: str = "200 OK", ballast_mib: int = 
 def pool_table(name: str, *, command: str, hosts: Sequence[str] = ("a", "b"), **keys: Any) -> str:
     """Return a pool's table; `keys` are added or win."""
     values = {
-        "image": "localhost/poold-lab/tomcat:latest",
+        "image": "localhost/poold-lab/counter:latest",
         "port": 8080,
         "hosts": list(hosts),
         "stop_timeout_seconds": 1,
@@ -511,8 +511,8 @@ class OneEach:
 
 @pytest.fixture(scope="session")
 def faults_lab(make_lab: Callable[..., Lab]) -> Lab:
-    """Two hosts on which everything goes wrong, Tomcat's image on a."""
-    return make_lab("faults", hosts=2, image_names=("tomcat",), images_on=("a",))
+    """Two hosts on which everything goes wrong, Tomcat's image and the counter's on a."""
+    return make_lab("faults", hosts=2, image_names=("counter", "tomcat"), images_on=("a",))
 
 
 @pytest.fixture(scope="session")
@@ -612,7 +612,7 @@ def lend() -> Callable[[Fleet], AbstractContextManager[None]]:
 @pytest.fixture(scope="session")
 def mortal_fleet(make_lab: Callable[..., Lab]) -> Iterator[Fleet]:
     """One host, listed once an hour and when something happened; its replicas must answer."""
-    lab = make_lab("deaths", hosts=1, image_names=("tomcat",), images_on=("a",))
+    lab = make_lab("deaths", hosts=1, image_names=("counter",), images_on=("a",))
     tables = host_table(lab, "a") + pool_table("app", command=application(), hosts=("a",))
     tables += "[pools.app.liveness]\ninterval_seconds = 0.5\ntimeout_seconds = 1\nfailures = 3\n"
     tables += pool_table("podman", command=application(), hosts=("a",), engine="podman")

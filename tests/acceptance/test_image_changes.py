@@ -9,7 +9,7 @@ import pytest
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 FOLDER = "/var/lib/poold-image"
-IMAGE, BASE = "localhost/poold-renamed:1", "localhost/poold-lab/tomcat:latest"
+IMAGE, BASE = "localhost/poold-renamed:1", "localhost/poold-lab/counter:latest"
 
 
 def build(fleet, host, version):

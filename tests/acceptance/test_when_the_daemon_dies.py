@@ -60,7 +60,7 @@ def test_while_building(fleet, moment, agents_too):
 def test_while_distributing(fleet, moment, agents_too):
     """A host that lacks image and generation gets both, and what arrived is not sent again."""
     if "image" in moment:
-        fleet.on("b", "podman", "rmi", "--force", "localhost/poold-lab/tomcat:latest")
+        fleet.on("b", "podman", "rmi", "--force", "localhost/poold-lab/counter:latest")
     change = fleet.client.checkpoint("app")
     fleet.during(change, moment)
     _die(fleet, agents_too)

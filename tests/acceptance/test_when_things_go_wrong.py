@@ -309,7 +309,7 @@ def stranger(faults_lab, one_fleet):
     made = []
 
     def run(host, name):
-        create = ("podman", "create", "--name", name, "localhost/poold-lab/tomcat:latest")
+        create = ("podman", "create", "--name", name, "localhost/poold-lab/counter:latest")
         container = faults_lab.exec(host, *create, "sleep", "600").strip()
         one_fleet.strangers.add(container)
         one_fleet.onlooker.foreign.append(Kept(name=name, host=host, container_id=container))

@@ -65,7 +65,7 @@ def _outcomes(lab: Lab, engine: str) -> Iterator[dict[str, str]]:
     )
     put = host.exec_argv(["dd", f"of={program}", "status=none"])
     subprocess.run(put, input=bundle.content, check=True)
-    image = "localhost/poold-lab/tomcat:latest"
+    image = "localhost/poold-lab/counter:latest"
     try:
         said = lab.exec(host.name, "python3", program, engine, image, *CASES.CASES)
         outcomes = [json.loads(line) for line in said.splitlines()]

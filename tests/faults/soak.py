@@ -32,7 +32,7 @@ from view import HostSeen, Kept, View, database_bytes, kept_since, read_books
 
 from poold.client import Client, Where
 from poold.errors import Problem, Refused
-from poold.lab import Lab
+from poold.lab import Lab, images
 from poold.model.fleet import Change, Replica
 
 LOOK = Path(__file__).with_name("look.py")
@@ -52,16 +52,6 @@ DEATHS = {
     "reboot": 5,
     "link": 10,
 }
-_COUNTER = r"""
-use IO::Socket::INET; $SIG{PIPE} = "IGNORE"; $| = 1; my $n = 0;
-open my $r, "<", "/dev/urandom"; read $r, my $ballast, 8 << 20; close $r;
-my $s = IO::Socket::INET->new(LocalPort => 8080, Listen => 64, ReuseAddr => 1) or die $!;
-while (my $c = $s->accept) {
-  my ($p) = (scalar(<$c>) // "") =~ m{ (\S+) }; while (defined(my $l = <$c>)) { last if $l !~ /\S/ }
-  my $b = $p =~ /ready/ ? "" : $n++ . "\n";
-  print $c "HTTP/1.0 200 OK\r\nContent-Length: " . length($b) . "\r\n\r\n$b"; close $c;
-}
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +167,7 @@ class Soak:
         self.result = Result(seed=seed)
         self.say = say
         self.hosts = ("a", "b")
+        self.application = application
         self.folder = lab.state_dir / "soak"
         self.folder.mkdir(exist_ok=True)
         self.config = self.folder / "poold.toml"
@@ -319,7 +310,7 @@ class Soak:
 
     def _plant_foreign(self) -> None:
         argv = ["podman", "run", "--detach", "--name", FOREIGN, "--entrypoint", "sleep"]
-        image = "localhost/poold-lab/tomcat:latest"
+        image = images.reference(self.application)
         archive = "/var/tmp/foreign.tar"
         self.lab.exec("a", "podman", "save", "--quiet", "--output", archive, image)
         disks = [self.lab.host(name).folder / "disk" / "tmp" / "foreign.tar" for name in self.hosts]
@@ -481,8 +472,6 @@ known_hosts_file = "{lab.known_hosts_path}"
 """
         for name in ("a", "b")
     )
-    command = "" if application == "tomcat" else f"command = {json.dumps(['perl', '-e', _COUNTER])}"
-    path = "/hello/" if application == "tomcat" else "/"
     return f"""
 [daemon]
 fleet = "soak"
@@ -491,8 +480,7 @@ socket = "{socket}"
 reconcile_seconds = {PERIOD_SECONDS}
 {hosts}
 [pools.app]
-image = "localhost/poold-lab/tomcat:latest"
-{command}
+image = "{images.reference(application)}"
 env = {{ SOAK_SECRET = "{SECRET}" }}
 port = 8080
 engine = "{engine}"
@@ -503,11 +491,11 @@ hosts = ["a", "b"]
 
 [pools.app.readiness]
 kind = "http"
-path = "{path}ready"
+path = "/hello/ready"
 deadline_seconds = 20
 
 [[pools.app.warmup]]
-path = "{path}"
+path = "/hello/"
 repeat = 2
 
 [pools.app.checkpoint]
@@ -516,11 +504,11 @@ quiesce_deadline_seconds = 5
 
 
 @contextmanager
-def lab_of_its_own(name: str, *, keep: bool) -> Iterator[Lab]:
+def lab_of_its_own(name: str, *, application: str, keep: bool) -> Iterator[Lab]:
     """Bring a lab up for one soak."""
     lab = Lab(name)
     lab.down()
-    lab.up(hosts=2, image_names=("tomcat",), images_on=("a",))
+    lab.up(hosts=2, image_names=(application,), images_on=("a",))
     try:
         yield lab
     finally:
@@ -547,7 +535,7 @@ def main() -> int:
         print(line, flush=True)
 
     until = time.monotonic() + 60 * options.minutes if options.minutes else None
-    with lab_of_its_own(options.lab, keep=options.keep) as lab:
+    with lab_of_its_own(options.lab, application=options.application, keep=options.keep) as lab:
         soak = Soak(lab, seed=seed, application=options.application, engine=options.engine, say=say)
         result = soak.run(options.kills, until=until)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ KILLS, SEED = 20, 20
 @pytest.mark.slow
 def test_twenty_deaths(make_lab):
     """Whatever dies under constant wishes, the fleet comes to rest with every promise kept."""
-    lab = make_lab("soak", hosts=2, image_names=("tomcat",), images_on=("a",))
+    lab = make_lab("soak", hosts=2, image_names=("counter",), images_on=("a",))
     soak = Soak(lab, seed=SEED, application="counter")
     result = soak.run(KILLS)
     assert result.violations == [], f"seed {SEED}\n{soak.tail()}"

@@ -188,7 +188,7 @@ def look() -> None:
                     if "veth" in line
                 ],
                 "runc": _names(Path("/run/runc")),
-                "programs": [word for word in ("conmon", "criu", "java") if _programs(word)],
+                "programs": [word for word in ("conmon", "criu", "perl") if _programs(word)],
                 "rules": [line.strip() for line in rules.splitlines() if "dport 23" in line],
                 "groups": [str(path) for path in Path("/sys/fs/cgroup").rglob("poold-*.scope")],
                 "parts": [path for path in _names(ROOT / "stages") if path.endswith(".part")],

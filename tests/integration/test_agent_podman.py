@@ -1,4 +1,4 @@
-"""The agent's actions with the real podman, CRIU and Tomcat, on a lab host.
+"""The agent's actions with the real podman and CRIU, on a lab host.
 
 The agent that is shipped to hosts runs there, and is spoken to over its own wire through a pipe
 into the host's namespaces.
@@ -60,8 +60,8 @@ from poold.model.fleet import Digest
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 R = TypeVar("R")
-IMAGE = "localhost/poold-lab/tomcat:latest"
-TOMCAT = Application(
+IMAGE = "localhost/poold-lab/counter:latest"
+COUNTER = Application(
     image=IMAGE,
     port=8080,
     env={"GREETING": "two words"},
@@ -71,7 +71,7 @@ TOMCAT = Application(
 )
 # A shell that stays: comes up at once, for what needs no application.
 IDLE = replace(
-    TOMCAT,
+    COUNTER,
     command=("sh", "-c", "echo awake; exec sleep 1000"),
     readiness=ExecProbe(("true",)),
     warmup=(),
@@ -132,7 +132,7 @@ class Agent:
 
     def placement(self, name: str, ports: str = "23000-23099") -> Placement:
         """Place a replica of this test's fleet on this host."""
-        return Placement(self.fleet, "tomcat", name, self.lab.address(self.host), ports)
+        return Placement(self.fleet, "counter", name, self.lab.address(self.host), ports)
 
     def count(self, replica: Started) -> int:
         """Ask a replica's counter, as a client in the lab's network."""
@@ -200,7 +200,7 @@ async def agent(lab: Lab, hosts: tuple[str, ...]) -> AsyncIterator[Agent]:
 
 async def test_a_built_generation_is_restored_under_many_names(agent: Agent) -> None:
     """Replicas go on counting from the checkpoint, each for itself, and are listed as ready."""
-    sealed = await agent.do(Build(agent.placement("tomcat"), TOMCAT))
+    sealed = await agent.do(Build(agent.placement("counter"), COUNTER))
     assert agent.containers() == set(), "neither the build's container nor the proof's is left"
     assert sealed.digest == sealed.manifest.digest()
     assert sealed.manifest.cold_seconds > 0
@@ -210,7 +210,7 @@ async def test_a_built_generation_is_restored_under_many_names(agent: Agent) -> 
     assert agent.progress[-1] == "proving"
 
     replicas = [
-        await agent.do(Restore(agent.placement(f"hello{n}"), TOMCAT, sealed.digest))
+        await agent.do(Restore(agent.placement(f"hello{n}"), COUNTER, sealed.digest))
         for n in (1, 2, 3)
     ]
     assert [[agent.count(replica) for _ in range(2)] for replica in replicas] == [[2, 3]] * 3
@@ -222,7 +222,7 @@ async def test_a_built_generation_is_restored_under_many_names(agent: Agent) -> 
         (f"hello{n}", True, sealed.digest) for n in (1, 2, 3)
     }
     assert [generation.staged for generation in seen.generations] == [True]
-    again = await agent.do(Restore(agent.placement("hello1"), TOMCAT, sealed.digest))
+    again = await agent.do(Restore(agent.placement("hello1"), COUNTER, sealed.digest))
     assert again.container_id == replicas[0].container_id, "a ready replica is not restored again"
 
     assert (await agent.do(Remove(agent.fleet, "hello2", stop_timeout_seconds=1))).changed
@@ -234,7 +234,7 @@ async def test_a_cold_start_gets_environment_volumes_and_tmpfs(agent: Agent) -> 
     """What the pool says arrives in the container, and no value stands in podman's arguments."""
     agent.put("/var/lib/test-agent/volume/note", b"from the host")
     application = replace(
-        TOMCAT,
+        COUNTER,
         volumes=(Volume("/var/lib/test-agent/volume", "/note", read_only=True),),
         tmpfs=("/scratch:size=1m",),
     )
@@ -255,14 +255,14 @@ async def test_a_captured_replica_goes_on_here_or_elsewhere(
         Agent(lab, hosts[0], "/var/lib/test-agent").serving() as here,
         Agent(lab, hosts[1], "/var/lib/test-agent").serving() as there,
     ):
-        first = await here.do(Start(here.placement("mover"), TOMCAT))
+        first = await here.do(Start(here.placement("mover"), COUNTER))
         assert [here.count(first) for _ in range(3)] == [0, 1, 2]
 
-        capture = Capture(here.fleet, "tomcat", "mover", TOMCAT)
+        capture = Capture(here.fleet, "counter", "mover", COUNTER)
         discarded = (await here.do(capture)).digest
         frozen = fact(await here.do(Observe(here.fleet)), "mover")
         assert (frozen.role, frozen.running, frozen.ready) == ("captured", False, False)
-        resumed = await here.do(Resume(here.placement("mover"), TOMCAT))
+        resumed = await here.do(Resume(here.placement("mover"), COUNTER))
         assert resumed.address == first.address
         assert here.count(resumed) == 3
         assert (await here.do(Discard(discarded))).changed
@@ -271,7 +271,7 @@ async def test_a_captured_replica_goes_on_here_or_elsewhere(
         await send_image(here, there)
         await send_generation(here, there, sealed)
         moved = await there.do(
-            Restore(there.placement("mover"), TOMCAT, sealed.digest, method="move")
+            Restore(there.placement("mover"), COUNTER, sealed.digest, method="move")
         )
         assert there.count(moved) == 4
         assert fact(await there.do(Observe(there.fleet)), "mover").method == "move"
@@ -305,7 +305,7 @@ async def send_generation(here: Agent, there: Agent, sealed: Sealed) -> None:
 
 async def test_somebody_elses_container_is_never_touched(agent: Agent) -> None:
     """A foreign container keeps its name and runs on, whatever is asked."""
-    sealed = await agent.do(Build(agent.placement("tomcat"), IDLE))
+    sealed = await agent.do(Build(agent.placement("counter"), IDLE))
     agent.exec("podman", "run", "-d", "--name", "foreign1", IMAGE, "sleep", "1000")
     try:
         mine = agent.placement("foreign1")
@@ -313,7 +313,7 @@ async def test_somebody_elses_container_is_never_touched(agent: Agent) -> None:
             Start(mine, IDLE),
             Restore(mine, IDLE, sealed.digest),
             Remove(agent.fleet, "foreign1"),
-            Capture(agent.fleet, "tomcat", "foreign1", IDLE),
+            Capture(agent.fleet, "counter", "foreign1", IDLE),
             Resume(mine, IDLE),
             Logs(agent.fleet, "foreign1"),
         ):
@@ -327,7 +327,7 @@ async def test_somebody_elses_container_is_never_touched(agent: Agent) -> None:
 
 async def test_a_half_made_container_is_replaced(agent: Agent) -> None:
     """What an interrupted action left under the name makes way for the next one."""
-    labels = ("--label", f"io.poold.fleet={agent.fleet}", "--label", "io.poold.pool=tomcat")
+    labels = ("--label", f"io.poold.fleet={agent.fleet}", "--label", "io.poold.pool=counter")
     agent.exec("podman", "create", "--name", "half", *labels, IMAGE)
     started = await agent.do(Start(agent.placement("half"), IDLE))
     assert fact(await agent.do(Observe(agent.fleet)), "half").container_id == started.container_id
@@ -373,7 +373,7 @@ async def test_a_watched_file_is_named_with_the_way_out(agent: Agent) -> None:
         " $f = syscall(294, 0); syscall(254, $f, $p, 2) > 0 or die; sleep 100 while 1"
     )
     watching = replace(IDLE, command=("perl", "-e", script))
-    problem = await refusal(agent.do(Build(agent.placement("tomcat"), watching)))
+    problem = await refusal(agent.do(Build(agent.placement("counter"), watching)))
     assert (problem.kind, problem.code) == ("permanent", "criu.watched-file")
     assert "/tmp/in/feed" in problem.message
     assert 'scan_paths = ["/tmp/in"]' in problem.hint
@@ -383,7 +383,7 @@ async def test_a_watched_file_is_named_with_the_way_out(agent: Agent) -> None:
 
     settings = CheckpointSettings(scan_paths=("/tmp/in",))
     sealed = await agent.do(
-        Build(agent.placement("tomcat"), replace(watching, checkpoint=settings))
+        Build(agent.placement("counter"), replace(watching, checkpoint=settings))
     )
     assert "irmap-scan-path /tmp/in" in sealed.manifest.criu_settings
 
@@ -411,7 +411,7 @@ async def test_a_failing_criu_leaves_its_log(
     """Freezing or thawing, refused or broken off: the problem has what CRIU wrote."""
     application = replace(IDLE, command=("perl", "-e", "sleep 1 while 1"))
     started = await agent.do(Start(agent.placement("c1"), application))
-    capture = Capture(agent.fleet, "tomcat", "c1", application)
+    capture = Capture(agent.fleet, "counter", "c1", application)
     criu_fault(3)
     problem = await refusal(agent.do(capture))
     assert problem.code == "criu.checkpoint-failed"
@@ -427,9 +427,9 @@ async def test_a_failing_criu_leaves_its_log(
     assert (seen.container_id, seen.running, seen.role) == (started.container_id, True, "replica")
 
     criu_fault(6)
-    problem = await refusal(agent.do(Build(agent.placement("tomcat"), application)))
+    problem = await refusal(agent.do(Build(agent.placement("counter"), application)))
     assert problem.code == "criu.restore-failed"
-    assert problem.message.startswith("cannot prove the new generation of tomcat: ")
+    assert problem.message.startswith("cannot prove the new generation of counter: ")
     assert "Restoring FAILED" in problem.detail.splitlines()[0]
     assert agent.containers() == {"c1"}
     assert agent.files("generations") == agent.files("work") == set()
@@ -437,7 +437,7 @@ async def test_a_failing_criu_leaves_its_log(
 
 async def test_a_dead_or_silent_application_is_told_apart(agent: Agent) -> None:
     """One that ended is said to have ended, with its output; a silent one, what it said last."""
-    dead = replace(TOMCAT, command=("sh", "-c", "echo out of luck; exit 3"), warmup=())
+    dead = replace(COUNTER, command=("sh", "-c", "echo out of luck; exit 3"), warmup=())
     problem = await refusal(agent.do(Start(agent.placement("dead"), dead)))
     assert problem.code == "replica.exited"
     assert "out of luck" in problem.detail
@@ -455,7 +455,7 @@ async def test_hooks_run_inside_with_a_fresh_seed(agent: Agent) -> None:
     """Before the checkpoint once; after each restore with the replica's name and its own seed."""
     keep = ExecHook(("sh", "-c", "cat >> /tmp/heard; echo >> /tmp/heard"))
     application = replace(IDLE, before_checkpoint=keep, after_restore=keep)
-    sealed = await agent.do(Build(agent.placement("tomcat"), application))
+    sealed = await agent.do(Build(agent.placement("counter"), application))
     seeds = set()
     for name in ("hook1", "hook2"):
         started = await agent.do(Restore(agent.placement(name), application, sealed.digest))
@@ -464,7 +464,7 @@ async def test_hooks_run_inside_with_a_fresh_seed(agent: Agent) -> None:
         before, after = (json.loads(line) for line in heard)
         assert before == {
             "event": "before_checkpoint",
-            "pool": "tomcat",
+            "pool": "counter",
             "replica": before["replica"],
         }
         assert (after["event"], after["replica"]) == ("after_restore", name)
@@ -482,7 +482,7 @@ async def test_hooks_run_inside_with_a_fresh_seed(agent: Agent) -> None:
 
 async def test_an_open_connection_holds_the_checkpoint_up(agent: Agent) -> None:
     """Past the quiesce deadline the error names the connection, and the replica runs on."""
-    started = await agent.do(Start(agent.placement("busy"), TOMCAT))
+    started = await agent.do(Start(agent.placement("busy"), COUNTER))
     host, _, port = started.address.rpartition(":")
     hold = f"import socket,time;s=socket.create_connection(({host!r},{port}));time.sleep(60)"
     client = await asyncio.create_subprocess_exec(*agent.lab.run_argv(["python3", "-c", hold]))
@@ -490,8 +490,8 @@ async def test_an_open_connection_holds_the_checkpoint_up(agent: Agent) -> None:
         peer = f"{host}:{port}"
         while peer not in agent.lab.run("ss", "-tn"):  # noqa: ASYNC110 - another program's
             await asyncio.sleep(0.05)
-        hurried = replace(TOMCAT, checkpoint=CheckpointSettings(quiesce_deadline_seconds=0.3))
-        problem = await refusal(agent.do(Capture(agent.fleet, "tomcat", "busy", hurried)))
+        hurried = replace(COUNTER, checkpoint=CheckpointSettings(quiesce_deadline_seconds=0.3))
+        problem = await refusal(agent.do(Capture(agent.fleet, "counter", "busy", hurried)))
         assert (problem.kind, problem.code) == ("temporary", "checkpoint.sockets-not-quiet")
         assert ":8080 with 10.77.0.1:" in problem.message
         assert "ESTABLISHED" in problem.message
@@ -504,7 +504,7 @@ async def test_an_open_connection_holds_the_checkpoint_up(agent: Agent) -> None:
 
 async def test_what_is_not_staged_or_damaged_is_not_restored(agent: Agent) -> None:
     """Changed bytes are found before podman sees them; staging again from the packed form heals."""
-    sealed = await agent.do(Build(agent.placement("tomcat"), IDLE))
+    sealed = await agent.do(Build(agent.placement("counter"), IDLE))
     folder = f"{agent.folder}/data/generations/{sealed.digest[7:]}"
     restore = Restore(agent.placement("r1"), IDLE, sealed.digest)
     spoil = ("conv=notrunc", "seek=100000", "bs=1", "count=4", "status=none", "if=/dev/urandom")
@@ -531,7 +531,7 @@ async def test_a_full_disk_is_said_before_anything_is_written(agent: Agent) -> N
     data = f"{agent.folder}/data"
     agent.exec("mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", data)
     agent.exec("sh", "-c", f"cd {data}; mkdir generations images replicas work criu")
-    problem = await refusal(agent.do(Build(agent.placement("tomcat"), TOMCAT)))
+    problem = await refusal(agent.do(Build(agent.placement("counter"), COUNTER)))
     assert (problem.kind, problem.code) == ("temporary", "host.disk-full")
     assert data in problem.message
     assert agent.containers() == set()
@@ -540,12 +540,12 @@ async def test_a_full_disk_is_said_before_anything_is_written(agent: Agent) -> N
 
 async def test_an_action_past_its_deadline_leaves_nothing(agent: Agent) -> None:
     """However far it came: no container, no process, no scratch file."""
-    sealed = await agent.do(Build(agent.placement("tomcat"), IDLE))
+    sealed = await agent.do(Build(agent.placement("counter"), IDLE))
     for seconds in (0.05, 0.3, 0.6):
         requests: tuple[Request[Any], ...] = (
             Restore(agent.placement("late"), IDLE, sealed.digest),
             Start(agent.placement("late"), replace(IDLE, readiness=ExecProbe(("false",)))),
-            Build(agent.placement("tomcat"), IDLE),
+            Build(agent.placement("counter"), IDLE),
         )
         for request in requests:
             with contextlib.suppress(Problem):

@@ -40,7 +40,7 @@ def at_work(lab: Lab) -> Iterator[AtWork]:
         return done
 
     try:
-        step("freeze", "localhost/poold-lab/tomcat:latest")
+        step("freeze", "localhost/poold-lab/counter:latest")
         step("restore", "first", "23301")
         step("clear")
         yield step
@@ -113,7 +113,7 @@ def test_an_agent_killed_while_it_freezes_leaves_nothing(at_work: AtWork) -> Non
 
 
 @pytest.mark.parametrize("whom", ["conmon", "runc", "criu"])
-@pytest.mark.parametrize("after_ms", [0, 40, 120])
+@pytest.mark.parametrize("after_ms", [0, 15, 40])
 def test_a_program_killed_in_a_restore_leaves_nothing(
     at_work: AtWork, whom: str, after_ms: int
 ) -> None:
@@ -145,5 +145,5 @@ def test_podman_may_come_later_than_the_runtime(at_work: AtWork, lab: Lab) -> No
     host = lab.hosts()[0].name
     lab.exec(host, "sh", "-c", "while umount --lazy /run/netns 2>/dev/null; do :; done")
     at_work("restore", "copy", "23301")
-    lab.exec(host, "podman", "run", "--rm", "localhost/poold-lab/tomcat:latest", "true")
+    lab.exec(host, "podman", "run", "--rm", "localhost/poold-lab/counter:latest", "true")
     assert nothing(at_work) == {}

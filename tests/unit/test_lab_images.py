@@ -66,5 +66,5 @@ def test_device_files_stay_out_of_a_layer(layer: Layer) -> None:
 
 def test_an_unknown_image_is_refused(tmp_path: Path) -> None:
     """The error names the images there are."""
-    with pytest.raises(Refused, match=r"cannot make an image 'jetty'.*wildfly and tomcat"):
+    with pytest.raises(Refused, match=r"cannot make an image 'jetty'.*wildfly, tomcat, counter"):
         get_image(Cache(tmp_path), "jetty")
