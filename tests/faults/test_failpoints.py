@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from fault_table import CLOCK
 from folder_engine import FolderEngine
+from forked_daemon import Daemons
 from promises import broken
 from view import Container, HostSeen, View, read_books
 
@@ -34,7 +35,7 @@ PERIOD_SECONDS = 5.0
 PERIODS = 2
 PATIENCE_SECONDS = 60.0  # of the test, for a daemon that does not die
 PORTS = {"a": range(21100, 21150), "b": range(21150, 21200)}
-PROGRAM = Path(__file__).with_name("folder_engine.py")
+DAEMONS = Daemons()
 
 # Failpoints by the wish during which they are reached for the first time.
 SCALE_OUT = (
@@ -150,12 +151,7 @@ class Fleet:
 
     def start(self, failpoints: str = "") -> None:
         """Start the daemon; it may die before it answers."""
-        environment = {**os.environ, "POOLD_FAILPOINTS": failpoints}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), str(self.folder / "poold.toml")],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-            )  # fmt: skip
+        self.process = DAEMONS.start(self.folder / "poold.toml", self.log, failpoints)
         self.until(lambda: self.is_dead() or self.answers(), PATIENCE_SECONDS)
 
     def stop(self) -> None:
@@ -271,6 +267,13 @@ def generation(folder: Path) -> dict[str, object]:
         "archive": digest == json.loads(text)["archive_sha256"],
         "staged": (folder / "staged.json").exists(),
     }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _daemons_can_start():
+    """Keep what all daemons are forked from as long as there are cases."""
+    with DAEMONS:
+        yield
 
 
 @pytest.fixture(scope="module")
