@@ -87,6 +87,11 @@ class Onlooker:
             self._at_death = None
         return found
 
+    def is_busy(self) -> bool:
+        """Whether there is work to do by the daemon's books: too early for a look at the hosts."""
+        books = read_books(self.folder / "state")
+        return bool(books.pending or books.intents or books.moves or books.garbage)
+
     def _broken(self, *, quiet: bool) -> list[str]:
         view = self.view(quiet=quiet, look=True)
         pools = {each.pool for each in view.generations}

@@ -190,7 +190,7 @@ class Soak:
             self._daemon = subprocess.Popen(
                 self.lab.run_argv(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + CONVERGE_SECONDS
         while not self._answers():
             if self._daemon.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the daemon does not answer\n{self.tail()}")
