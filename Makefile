@@ -1,7 +1,7 @@
 # The commands of the project; each installs what it needs (Debian packages only as root).
 #
 #   make demo     the whole story with WildFly on two lab hosts; leaves build/demo.json
-#   make test     lint, types, layers and every test
+#   make test     lint, types, layers and every test, JOBS=4 files at a time
 #   make lint     the checks that need no lab
 #   make soak     kills daemon and hosts KILLS=200 times under constant wishes; build/soak.json
 #   make faults   every fault on the lab, with the table of what it ends in; build/faults.json
@@ -17,6 +17,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := .ci/requirements.lock
 PYTEST_ARGS ?=
+# Files of tests that run at a time: they wait more than they compute.
+JOBS ?= 4
 KILLS ?= 200
 SOAK_ARGS ?=
 BENCH_ARGS ?=
@@ -50,7 +52,7 @@ lint: setup
 test: lint
 	@mkdir -p build
 	.ci/setup --tools $(VENV)
-	$(RUN_TESTS) $(PYTEST_ARGS)
+	$(RUN_TESTS) -n $(JOBS) $(PYTEST_ARGS)
 
 soak: setup
 	$(BIN)/python tests/faults/soak.py --kills $(KILLS) --output build/soak.json $(SOAK_ARGS)

@@ -1,4 +1,8 @@
-"""What all tests share: labs of their own, and the check that no test leaves anything."""
+"""What all tests share: labs of their own, and the check that no test leaves anything.
+
+Files may run side by side (`pytest -n 4`): each process has labs of its own and looks for what its
+own tests left, so nothing is shared but the machine.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +32,63 @@ _SETTLE_SECONDS = 5.0
 _TASKS_SETTLE_SECONDS = 1.0  # one that was cancelled has a turn or two to end
 
 
+# What one process does as a whole, begun in this order: the longest first, so that none is left
+# with one of them at the end. Files that use the same lab share it: a machine has room for some
+# twenty hosts (systemd has six inotify instances on each, and root 128).
+_SHARES = (
+    ("demo", "acceptance/test_demo.py"),
+    ("faults", "acceptance/test_when_things_go_wrong.py"),
+    ("faults", "acceptance/test_when_the_daemon_dies.py"),
+    ("faults", "acceptance/test_roll.py"),
+    ("more faults", "acceptance/test_when_hosts_go_wrong.py"),
+    ("more faults", "acceptance/test_when_podman_fails.py"),
+    ("more faults", "acceptance/test_when_the_daemons_machine_fails.py"),
+    ("more faults", "acceptance/test_hosts_and_reload.py"),
+    ("soak", "faults/test_soak.py"),
+    ("systemd", "acceptance/test_under_systemd.py"),
+    ("deaths", "acceptance/test_when_replicas_die.py"),
+    ("other faults", "acceptance/"),
+    ("hosts", "contract/test_engines.py"),
+    ("hosts", "integration/test_agent_podman.py"),
+    ("hosts", "integration/test_lab.py"),
+    ("hosts", "integration/test_oci_crashes.py"),
+    ("failpoints", "faults/test_failpoints.py"),
+    ("links", "contract/test_host_links.py"),
+    ("plan", "unit/reconcile/test_plan.py"),
+)
+# A file whose tests share next to nothing goes in so many parts.
+_PARTS = {"tests/faults/test_failpoints.py": 6}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a whole share or file to the next process that is free, in the order of collection."""
+    from xdist.scheduler import LoadScopeScheduling  # only there where it is asked for
+
+    class ByShare(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            _, share = _share_of(file)
+            return f"{share} {zlib.crc32(nodeid.encode()) % _PARTS.get(file, 1)}"
+
+    config.option.loadscopereorder = False
+    return ByShare(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest begin first where several processes share the work."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: _share_of(item.nodeid.partition("::")[0])[0])
+
+
+def _share_of(file: str) -> tuple[int, str]:
+    """Return a file's place in the order of all, and the name of its share: its own, if none."""
+    for place, (share, begins) in enumerate(_SHARES):
+        if file.startswith(f"tests/{begins}"):
+            return place, share
+    return len(_SHARES), file
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the fault table be asked for."""
     parser.addoption("--faults", type=Path, help="leave the fault table in this file and print it")
@@ -36,6 +98,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Collect the fault table; Ctrl-C reaches programs under test though a shell ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("--faults") is not None and config.getoption("numprocesses", None):
+        raise pytest.UsageError("cannot write the fault table of several processes: leave out -n")
     config.pluginmanager.register(Table(), "fault-table")
 
 
@@ -80,27 +144,41 @@ class MakeLab(Protocol):
     def __call__(self, purpose: str, **up: Any) -> Lab:
         """`up` is what `Lab.up` takes."""
 
+    def release(self, lab: Lab) -> None:
+        """Take a lab down before the run ends."""
+
+
+class _Labs:
+    """The labs of this run, each under a name of its own."""
+
+    def __init__(self) -> None:
+        self._keeps = "POOLD_KEEP_LAB" in os.environ  # for a look at what went wrong
+        self._made: list[Lab] = []
+
+    def __call__(self, purpose: str, **up: Any) -> Lab:
+        lab = Lab(f"test-{os.getpid()}-{purpose}")
+        self._made.append(lab)
+        lab.up(**up)
+        return lab
+
+    def release(self, lab: Lab) -> None:
+        if not self._keeps:
+            lab.down()
+
+    def end(self) -> None:
+        for lab in self._made:
+            self.release(lab)
+        if not self._keeps:
+            assert [trace for lab in self._made for trace in traces_of(lab)] == []
+
 
 @pytest.fixture(scope="session")
 def make_lab() -> Iterator[MakeLab]:
     """Labs for the whole run, each under a name of its own."""
     _remove_labs_of_dead_runs()
-    labs: list[Lab] = []
-
-    def make(purpose: str, **up: Any) -> Lab:
-        lab = Lab(f"test-{os.getpid()}-{purpose}")
-        labs.append(lab)
-        lab.up(**up)
-        return lab
-
-    try:
-        yield make
-    finally:
-        if "POOLD_KEEP_LAB" not in os.environ:  # for a look at what went wrong
-            for lab in labs:
-                lab.down()
-    if "POOLD_KEEP_LAB" not in os.environ:
-        assert [trace for lab in labs for trace in traces_of(lab)] == []
+    labs = _Labs()
+    yield labs
+    labs.end()
 
 
 @pytest.fixture(scope="session")

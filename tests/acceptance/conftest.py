@@ -33,13 +33,15 @@ _ROOT = Path(__file__).parents[2]
 _LOCK = _ROOT / ".ci" / "requirements.lock"
 
 
-@pytest.fixture(scope="session")
-def lab(make_lab: Callable[..., Lab]) -> Lab:
+@pytest.fixture(scope="module")
+def lab(make_lab: Any) -> Iterator[Lab]:
     """Two hosts, Tomcat's image on a."""
-    return make_lab("systemd", hosts=2, image_names=("tomcat",), images_on=("a",))
+    lab = make_lab("systemd", hosts=2, image_names=("tomcat",), images_on=("a",))
+    yield lab
+    make_lab.release(lab)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def wheels(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Collect poold's wheel and the locked ones it needs with the lab host's Python."""
     folder = tmp_path_factory.mktemp("wheels")
@@ -620,8 +622,8 @@ def lend() -> Callable[[Fleet], AbstractContextManager[None]]:
     return lent
 
 
-@pytest.fixture(scope="session")
-def mortal_fleet(make_lab: Callable[..., Lab]) -> Iterator[Fleet]:
+@pytest.fixture(scope="module")
+def mortal_fleet(make_lab: Any) -> Iterator[Fleet]:
     """One host, listed once an hour and when something happened; its replicas must answer."""
     lab = make_lab("deaths", hosts=1, image_names=("counter",), images_on=("a",))
     tables = host_table(lab, "a") + pool_table("app", command=application(), hosts=("a",))
@@ -634,3 +636,4 @@ def mortal_fleet(make_lab: Callable[..., Lab]) -> Iterator[Fleet]:
     fleet.start()
     yield fleet
     fleet.stop()
+    make_lab.release(lab)

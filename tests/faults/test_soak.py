@@ -10,11 +10,18 @@ from soak import Result, Sample, Soak
 KILLS, SEED = 20, 20
 
 
+@pytest.fixture
+def lab(make_lab):
+    """Two hosts for a file that is alone in killing them."""
+    lab = make_lab("soak", hosts=2, image_names=("counter",), images_on=("a",))
+    yield lab
+    make_lab.release(lab)
+
+
 @pytest.mark.lab
 @pytest.mark.slow
-def test_twenty_deaths(make_lab):
+def test_twenty_deaths(lab):
     """Whatever dies under constant wishes, the fleet comes to rest with every promise kept."""
-    lab = make_lab("soak", hosts=2, image_names=("counter",), images_on=("a",))
     soak = Soak(lab, seed=SEED, application="counter")
     result = soak.run(KILLS)
     assert result.violations == [], f"seed {SEED}\n{soak.tail()}"
