@@ -79,9 +79,9 @@ class Publishing:
 
     def known(self, name: PoolName) -> Traffic | None:
         """Return what a plan may know; what is being told counts as told."""
-        if self.balancer(name) is None:
-            return None
         wanted = self._wanted(name)
+        if self.balancer(name) is None:
+            return self._left_behind(wanted)
         known = wanted.known or Traffic()
         asked = known.asked.union(*(former.asked for former in wanted.former))
         return replace(
@@ -89,6 +89,21 @@ class Publishing:
             asked=asked,
             leaving_since=dict(wanted.leaving_since),
             patience_seconds=self._patience(name),
+        )
+
+    def _left_behind(self, wanted: _Wanted) -> Traffic | None:
+        """Return what a pool has at balancers that it has to leave, with none to go to."""
+        places = [(former.pool, former.asked) for former in wanted.former]
+        if wanted.told is not None and wanted.known is not None:  # nobody looked since
+            places.append((wanted.told[1], wanted.known.asked))
+        if not places:
+            return None
+        seconds = (pool.balancer.drain_seconds for pool, _ in places if pool.balancer is not None)
+        return Traffic(
+            asked=frozenset().union(*(asked for _, asked in places)),
+            shown=Shown(servers=()),
+            leaving_since=dict(wanted.leaving_since),
+            patience_seconds=max(seconds, default=0.0),
         )
 
     def concerns(self, name: PoolName) -> bool:

@@ -312,3 +312,19 @@ async def test_readers_see_who_is_behind_the_balancer(fleet):
     place = places(fleet)["hello1"]
     assert said["hello1"] == f"hello1 at {place} is up with 3 sessions"
     assert "it is gone" in said["front"]
+
+
+async def test_a_pool_that_is_taken_from_its_balancer_leaves_it_first(fleet):
+    """Nobody is stopped whom the balancer of before still lists, though the table names none."""
+    await scaled(fleet, 2)
+    fleet.front.sessions["hello2"] = 1
+    fleet.change_pool(balancer=None)
+    fleet.control.scale("hello", replicas=1, actor="test")
+    for _ in range(4):
+        await fleet.step()
+    assert fleet.did("remove") == []
+    assert fleet.front.published[-1] == ()
+    fleet.front.sessions["hello2"] = 0
+    await fleet.settle()
+    assert fleet.did("remove") == ["hello2"]
+    assert listed(fleet) == []
