@@ -53,10 +53,9 @@ def _choose_engines(lab: Lab) -> None:
     settings = config.load(lab.config_path)
     pools = {}
     for name, pool in settings.pools.items():
-        fast = replace(pool.application, engine="auto")
-        pools[name] = replace(pool, application=fast, spares=1)
-        other = f"{name}-podman"
-        pools[other] = replace(pool, name=other, replica_name=f"{other}{{n}}")
+        pools[name] = replace(pool, spares=1)
+        slow, other = replace(pool.application, engine="podman"), f"{name}-podman"
+        pools[other] = replace(pool, name=other, replica_name=f"{other}{{n}}", application=slow)
     lab.config_path.write_text(config.to_toml(replace(settings, pools=pools)))
 
 
