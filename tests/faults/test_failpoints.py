@@ -6,11 +6,8 @@ all of it but the containers dies at the step.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -19,23 +16,13 @@ from pathlib import Path
 
 import pytest
 from fault_table import CLOCK
-from folder_engine import FolderEngine
-from forked_daemon import Daemons
+from folder_fleet import DAEMONS, PATIENCE_SECONDS, PERIOD_SECONDS, PERIODS, Fleet, seen
 from promises import broken
-from view import Container, HostSeen, View, read_books
+from view import View, kept_since, read_books
 
 from poold.agent.failpoints import parse
-from poold.agent.journal import read_boot_id
-from poold.client import Client, Where
-from poold.errors import Problem
 
 pytestmark = pytest.mark.slow
-
-PERIOD_SECONDS = 5.0
-PERIODS = 2
-PATIENCE_SECONDS = 60.0  # of the test, for a daemon that does not die
-PORTS = {"a": range(21100, 21150), "b": range(21150, 21200)}
-DAEMONS = Daemons()
 
 # Failpoints by the wish during which they are reached for the first time.
 SCALE_OUT = (
@@ -96,178 +83,6 @@ NOT_ON_THE_WAY = {"resume.thawed"}
 # Steps of the engine that calls the runtime itself need a real one: they are swept on a lab host.
 ON_A_LAB_HOST = Path(__file__).parents[1] / "integration" / "test_oci_crashes.py"
 
-CONFIG = """
-[daemon]
-fleet = "test"
-state_dir = "{folder}/state"
-socket = "{folder}/poold.sock"
-reconcile_seconds = {period}
-
-[hosts.a]
-address = "127.0.0.2"
-{reached}
-agent_dir = "{folder}/a/agent"
-publish_ports = "21100-21149"
-
-[hosts.b]
-address = "127.0.0.3"
-{reached}
-agent_dir = "{folder}/b/agent"
-publish_ports = "21150-21199"
-
-[pools.hello]
-image = "hello:1"
-port = 8080
-hosts = ["a", "b"]
-keep_generations = 1
-spares = {spares}
-
-[pools.hello.readiness]
-kind = "exec"
-command = ["true"]
-interval_ms = 10
-"""
-
-
-class Fleet:
-    """A daemon over two folders, killed by its failpoints, and a look at what is there."""
-
-    def __init__(self, folder: Path, like: Fleet | None = None, spares: int = 0) -> None:
-        """Begin with nothing or with what another one left; `spares` wished on each host."""
-        for name in ("a", "b", "state") if like is not None else ():
-            shutil.copytree(like.folder / name, folder / name, copy_function=_copy)
-        self.folder = folder
-        self.client = Client(Where(socket=f"{folder}/poold.sock"), patience_seconds=0.0)
-        self.log = folder / "log"
-        reached = 'key_file = "/dev/null"\nknown_hosts_file = "/dev/null"'
-        text = CONFIG.format(folder=folder, period=PERIOD_SECONDS, reached=reached, spares=spares)
-        self.spares = spares
-        (folder / "poold.toml").write_text(text)
-        image = hashlib.sha256(b"hello:1").hexdigest()
-        (folder / "a" / "images").mkdir(parents=True, exist_ok=True)
-        (folder / "a" / "images" / image).touch()
-        self.accepted = []
-        self.process = None
-
-    def start(self, failpoints: str = "") -> None:
-        """Start the daemon; it may die before it answers."""
-        self.process = DAEMONS.start(self.folder / "poold.toml", self.log, failpoints)
-        self.until(lambda: self.is_dead() or self.answers(), PATIENCE_SECONDS)
-
-    def stop(self) -> None:
-        """End the daemon in order."""
-        if self.process is not None and not self.is_dead():
-            self.process.terminate()
-            assert self.process.wait(PATIENCE_SECONDS) == 0, self.log.read_text()
-
-    def is_dead(self) -> bool:
-        """Say whether the daemon's process ended."""
-        return self.process.poll() is not None
-
-    def answers(self) -> bool:
-        """Say whether the API answers."""
-        try:
-            self.client.health()
-        except Problem:
-            return False
-        return True
-
-    def until(self, ask, seconds: float) -> bool:
-        """Wait for something; False when it did not come."""
-        deadline = time.monotonic() + seconds
-        while not ask():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
-
-    def tell(self, wish) -> None:
-        """Wish, and wait until the change ended or the daemon died."""
-        try:
-            change = wish(self.client)
-            self.accepted.append(change)
-            self.until(lambda: self.is_dead() or self.is_quiet(), PATIENCE_SECONDS)
-        except Problem:
-            if not self.until(self.is_dead, 5):
-                raise
-
-    def is_quiet(self) -> bool:
-        """Say whether nothing is left to do, by the daemon's books."""
-        books = read_books(self.folder / "state")
-        busy = books.pending or books.intents or books.moves or books.garbage
-        at_rest = not busy and set(books.assignments) == books.wishes
-        return at_rest and self.spares * 2 == sum(s.state == "ready" for s in self.client.spares())
-
-    def view(self) -> View:
-        """Look at everything."""
-        return View(
-            fleet="test",
-            now=time.time(),
-            hosts=tuple(seen(name, self.folder / name) for name in ("a", "b")),
-            replicas=self.client.replicas(),
-            spares=self.client.spares(),
-            generations=self.client.generations("hello"),
-            books=read_books(self.folder / "state"),
-            accepted=tuple(self.accepted),
-            publish_ports=range(21100, 21200),
-            told=(self.log.read_text(),),
-            deadline_seconds=PERIODS * PERIOD_SECONDS,
-        )
-
-    def broken(self) -> list[str]:
-        """Return what keeps the fleet from rest."""
-        CLOCK.looked()
-        return broken(self.view()) if self.is_quiet() else ["it is busy"]
-
-
-def seen(name: str, folder: Path) -> HostSeen:
-    """Look at a host of files."""
-    boxes = FolderEngine(folder).boxes()
-    agent = folder / "agent"
-    files = [str(path.relative_to(agent)) for path in agent.rglob("*")] if agent.exists() else []
-    return HostSeen(
-        name=name,
-        boot_id=read_boot_id(),
-        containers=tuple(
-            Container(
-                name=box["name"], id=box["id"], running=box["running"],
-                fleet=box["labels"]["io.poold.fleet"], frozen=box.get("paused", False),
-            )
-            for box in boxes
-        ),
-        records={p.stem: json.loads(p.read_text()) for p in agent.glob("replicas/*.json")},
-        generations={p.name: generation(p) for p in agent.glob("generations/*")},
-        work=tuple(file for file in files if file.startswith("work/")),
-        images=tuple(file for file in files if file.startswith("images/")),
-        parts=tuple(file for file in files if ".part" in file or "/." in file),
-        listening=frozenset(port for box in boxes if box["running"] for port in box["ports"]),
-        readable_by_others=tuple(
-            str(path) for path in agent.rglob("*") if is_open_to_others(path)
-        ),
-    )  # fmt: skip
-
-
-def is_open_to_others(path: Path) -> bool:
-    """Say whether others may use a file; one that went away meanwhile is nobody's."""
-    try:
-        return bool(path.lstat().st_mode & 0o077)
-    except FileNotFoundError:
-        return False
-
-
-def generation(folder: Path) -> dict[str, object]:
-    """Verify a folder of generations."""
-    if not (folder / "manifest.json").exists():
-        return {"manifest": False, "staged": (folder / "staged.json").exists()}
-    text = (folder / "manifest.json").read_bytes()
-    archive = folder / "archive.tar"
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest() if archive.exists() else ""
-    return {
-        "manifest": hashlib.sha256(text).hexdigest() == folder.name,
-        "archive": digest == json.loads(text)["archive_sha256"],
-        "staged": (folder / "staged.json").exists(),
-    }
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _daemons_can_start():
@@ -279,12 +94,34 @@ def _daemons_can_start():
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     """Make a fleet at rest with three replicas, once; cases begin with a copy."""
-    made = Fleet(tmp_path_factory.mktemp("template"))
-    made.start()
-    made.tell(scale_out)
-    assert made.broken() == []
-    made.stop()
-    return made
+    return at_rest(Fleet(tmp_path_factory.mktemp("template")), scale_out)
+
+
+@pytest.fixture(scope="module")
+def renewed(template, tmp_path_factory):
+    """Make a fleet at rest whose replicas are of the generation before the current one."""
+    return at_rest(Fleet(tmp_path_factory.mktemp("renewed"), like=template), renewal)
+
+
+@pytest.fixture(scope="module")
+def spared(template, tmp_path_factory):
+    """Make a fleet at rest with a spare on each host."""
+    return at_rest(Fleet(tmp_path_factory.mktemp("spared"), like=template, spares=1))
+
+
+def at_rest(fleet, wish=None):
+    """Fulfil a wish, if there is one, and stop."""
+    try:
+        fleet.start()
+        if wish is not None:
+            fleet.tell(wish)
+        assert fleet.until(fleet.is_quiet, PATIENCE_SECONDS), fleet.log.read_text()[-3000:]
+        assert fleet.broken() == [], fleet.log.read_text()[-3000:]
+        fleet.rest = fleet.view()
+        fleet.stop()
+    finally:
+        fleet.end()
+    return fleet
 
 
 @pytest.fixture
@@ -298,39 +135,7 @@ def make_fleet(tmp_path):
 
     yield make
     for each in made:
-        if each.process is not None and not each.is_dead():
-            each.process.kill()
-            each.process.wait()
-
-
-def _copy(source: str, target: str) -> None:
-    """Copy a file; one of a generation keeps its inode, by which it counts as verified."""
-    if "/generations/" in source:
-        os.link(source, target)
-    else:
-        shutil.copy2(source, target)
-
-
-@pytest.fixture(scope="module")
-def renewed(template, tmp_path_factory):
-    """Make a fleet at rest whose replicas are of the generation before the current one."""
-    made = Fleet(tmp_path_factory.mktemp("renewed"), like=template)
-    made.start()
-    made.tell(renewal)
-    assert made.broken() == []
-    made.stop()
-    return made
-
-
-@pytest.fixture(scope="module")
-def spared(template, tmp_path_factory):
-    """Make a fleet at rest with a spare on each host."""
-    made = Fleet(tmp_path_factory.mktemp("spared"), like=template, spares=1)
-    made.start()
-    assert made.until(made.is_quiet, PATIENCE_SECONDS), made.log.read_text()[-3000:]
-    assert made.broken() == []
-    made.stop()
-    return made
+        each.end()
 
 
 def scale_out(client):
@@ -381,24 +186,21 @@ def test_dying_there(name, make_fleet, template, renewed):
     fleet.start(f"{name}=kill")
     if not fleet.is_dead():
         fleet.tell(wish)
-    assert fleet.until(fleet.is_dead, PATIENCE_SECONDS), f"{name} was not reached"
-    assert fleet.process.returncode == -9, fleet.log.read_text()[-3000:]
-    CLOCK.injected()
+    fleet.has_died(name)
     fleet.start()
     fleet.until(lambda: not fleet.broken(), PERIODS * PERIOD_SECONDS)
     at = time.monotonic()
     assert fleet.broken() == [], fleet.log.read_text()[-3000:]
     CLOCK.converged(at)
-    running = {one.name: one.container_id for one in fleet.client.replicas()}
+    if wish not in (scale_out, roll):  # all but the one that was wished something of
+        assert len(fleet.view().kept) >= 2
     fleet.tell(lambda client: client.scale("hello", replicas=3))
     assert fleet.broken() == []
-    after = {one.name: one.container_id for one in fleet.client.replicas()}
-    assert len(after) == 3
+    assert len(fleet.client.replicas()) == 3
     if wish is roll:  # one that was not accepted is wished for again
         fleet.tell(roll)
         assert fleet.broken() == []
         assert {one.generation for one in fleet.client.replicas()} == {2}
-    assert running.items() <= after.items()
 
 
 @pytest.mark.fault(
@@ -414,14 +216,13 @@ def test_dying_with_spares(name, make_fleet, template, spared):
     fleet.start(f"{step}=kill")
     if claims and not fleet.is_dead():
         fleet.tell(lambda client: client.scale("hello", replicas=4))
-    assert fleet.until(fleet.is_dead, PATIENCE_SECONDS), f"{step} was not reached"
-    assert fleet.process.returncode == -9, fleet.log.read_text()[-3000:]
-    CLOCK.injected()
+    fleet.has_died(step)
     fleet.start()
     fleet.until(lambda: not fleet.broken(), PERIODS * PERIOD_SECONDS)
     at = time.monotonic()
     assert fleet.broken() == [], fleet.log.read_text()[-3000:]
     CLOCK.converged(at)
+    assert len(fleet.view().kept) >= 3
     assert len(fleet.client.replicas()) == (4 if claims else 3)
     assert sorted(spare.host for spare in fleet.client.spares()) == ["a", "b"]
 
@@ -489,3 +290,23 @@ def test_a_view_of_a_folder_can_be_broken(tmp_path):
     view = View(fleet="test", hosts=(seen("a", tmp_path),))
     assert any("scratch" in what for what in broken(view))
     assert broken(replace(view, hosts=())) == []
+
+
+def test_what_a_daemon_must_not_touch_is_known(template, make_fleet):
+    """Replaced replicas, a stranger that is gone and a wish that is lost are told after a death."""
+    fleet = make_fleet(template)
+    assert (fleet.rest.kept, fleet.rest.foreign) == ((), fleet.foreign)
+    left = fleet.look_at_the_dead()
+    assert {one.name for one in left.replicas} == {"hello1", "hello2", "hello3"}
+    view = replace(fleet.rest, before=left, kept=kept_since(left, fleet.rest))
+    assert len(view.kept) == 3
+    assert broken(view) == []
+    for path in (fleet.folder / "a" / "containers").iterdir():
+        path.write_text(path.read_text().replace('"id": "', '"id": "other-'))
+    replaced = replace(view, hosts=tuple(seen(name, fleet.folder / name) for name in ("a", "b")))
+    for number in (2, 8, 11):
+        assert any(what.startswith(f"promise_{number}_") for what in broken(replaced))
+    assert any("promise_5" in what for what in broken(replace(view, wished=frozenset({"hello1"}))))
+    assert any(
+        "promise_9" in what for what in broken(replace(view, told=(fleet.config.read_text(),)))
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from promises import NOT_APPLICABLE, PROMISES, broken, promise_4_balancers
-from view import Books, Container, HostSeen, Kept, Slot, View, kept_since, read_books
+from view import Books, Container, HostSeen, Kept, Slot, View, kept_since, read_books, wished_since
 
 from poold.model.fleet import Change, Generation, Manifest, Replica, Spare
 from poold.store import Store
@@ -246,3 +246,16 @@ def test_the_books_are_read_beside_their_writer(tmp_path):
     assert not read_books(tmp_path).locked
     with pytest.raises(sqlite3.OperationalError):
         read_books(tmp_path / "nowhere")
+
+
+def test_what_is_wished_follows_from_what_was_accepted():
+    """Changes since name what came and what went; those before and others say nothing."""
+    changes = {
+        2: ("scale", "settled", {"names": ["hello1", "hello2", "hello3"], "removed": []}),
+        3: ("remove", "settled", {"name": "hello1", "removed": ["hello1"]}),
+        4: ("restore", "pending", {"name": "hello5", "names": ["hello5"]}),
+        5: ("move", "failed", {"name": "hello2", "from": "a", "to": "b"}),
+    }
+    after = replace(BOOKS, changes={**BOOKS.changes, **changes})
+    assert wished_since(BOOKS, after) == {"hello2", "hello3", "hello5"}
+    assert wished_since(after, after) == BOOKS.wishes

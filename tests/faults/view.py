@@ -181,6 +181,16 @@ def kept_since(
     )
 
 
+def wished_since(before: Books, after: Books) -> frozenset[str]:
+    """Return the names that the changes accepted since make of what was wished before."""
+    wished = set(before.wishes)
+    for number in sorted(after.changes.keys() - before.changes.keys()):
+        _, _, wish = after.changes[number]
+        wished -= set(wish.get("removed", ()))
+        wished |= set(wish.get("names", ()))
+    return frozenset(wished)
+
+
 def database_bytes(state_dir: Path) -> int:
     """Return the size of the store's pages in use, whether still in the log or not."""
     uri = f"file:{state_dir / 'poold.sqlite3'}?mode=ro"
