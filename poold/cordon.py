@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
+from poold.agent.failpoints import failpoint
 from poold.errors import Refused
 from poold.model.fleet import Change, ChangeKind, Host, HostName, HostStatus, PoolName
 from poold.store import Store
@@ -216,9 +217,13 @@ class Cordon:
             pool=NO_POOL, kind=kind, wish=wish, actor=actor, reason=reason, relieves=True
         )
         self._store.end_change(change.id, "settled", progress=text)
-        extra = {"action": kind, "change": change.id}
-        self._store.after_commit(partial(LOG.info, "%s", text, extra=extra))
+        failpoint("wish.before_commit", kind)
+        self._store.after_commit(partial(self._say, change, text))
         return self._store.change(change.id) or change
+
+    def _say(self, change: Change, text: str) -> None:
+        failpoint("wish.accepted", change.kind)
+        LOG.info("%s", text, extra={"action": change.kind, "change": change.id})
 
     def _told(self, change: Change) -> Change:
         """Wake the loop in this very moment: what it still asks of the host must not arrive."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from poold import config as configuration
+from poold.agent.failpoints import failpoint
 from poold.agent.space import read_reserve
 from poold.balancers import Balancer, balancer_to
 from poold.config import Config
@@ -216,3 +217,5 @@ class Reload:
                 progress=text,
                 problem=problem.to_json() if problem else None,
             )
+            failpoint("wish.before_commit", change.kind)
+            self.store.after_commit(lambda: failpoint("wish.accepted", "reload"))

@@ -234,6 +234,7 @@ class Fold:
                 self._news.start_failed(intent, name, rung, problem)
             if isinstance(request, Restore) and blames_generation(problem):
                 self._quarantine(intent, request.digest, problem)
+            failpoint("fold.before_commit", f"{request.verb}-failed")
         self._world.unsure(intent.host, name)
         if isinstance(request, Restore) and request.spare:
             self._world.unsure(intent.host, request.spare)

@@ -24,6 +24,8 @@ from poold.errors import Permanent, Refused, Temporary
 from poold.hosts.local import LocalHost
 from poold.model.fleet import Host
 
+REFUSES = "restores-nothing"  # a file beside the containers: restoring fails as CRIU's would
+
 
 class FolderEngine:
     """Containers that are files; ready is what their file says."""
@@ -67,6 +69,8 @@ class FolderEngine:
     async def restore(
         self, archive: Path, name: str, published: tuple[Published, ...], *, deadline_seconds: float
     ) -> str:
+        if (self._boxes.parent / REFUSES).exists():
+            raise Permanent("criu.restore-failed", f"cannot restore {name}: it was asked for")
         return self._create(name, _get(archive), published)
 
     async def thaw(self, name: str, *, deadline_seconds: float) -> None:

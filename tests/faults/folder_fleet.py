@@ -77,6 +77,8 @@ class Fleet:
             shutil.copytree(like.folder / name, folder / name, copy_function=_copy)
         self.folder = folder
         self.rest = like.rest if like is not None else None  # as it was seen before all wishes
+        self.baseline: Books | None = self.rest.books if self.rest else Books()  # None: lost
+        self.away: set[str] = set()  # hosts that are dead
         self.left: View | None = None  # what the daemon that died last left behind
         self.accepted: list[Change] = list(like.accepted) if like is not None else []
         self.foreign = like.foreign if like is not None else strangers(folder)
@@ -162,13 +164,15 @@ class Fleet:
         view = View(
             fleet="test",
             now=time.time(),
-            hosts=tuple(seen(name, self.folder / name) for name in ("a", "b")),
+            hosts=tuple(
+                seen(name, self.folder / name) for name in ("a", "b") if name not in self.away
+            ),
             replicas=self.client.replicas(),
             spares=self.client.spares(),
             generations=self.client.generations("hello"),
             books=books,
             accepted=tuple(self.accepted),
-            wished=wished_since(self.rest.books if self.rest else Books(), books),
+            wished=None if self.baseline is None else wished_since(self.baseline, books),
             before=self.left or self.rest,
             foreign=self.foreign,
             secrets=(SECRET,),
@@ -176,7 +180,7 @@ class Fleet:
             told=(self.log.read_text(), self._metrics()),
             deadline_seconds=PERIODS * PERIOD_SECONDS,
         )
-        return replace(view, kept=kept_since(view.before, view))
+        return replace(view, kept=kept_since(view.before, view, self.away))
 
     def _metrics(self) -> str:
         where = self.client.where
