@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import neighbours
 import pytest
 from fault_table import CLOCK
 from onlooker import SECRET, Onlooker
@@ -201,7 +202,8 @@ class Fleet:
         self.folder = lab.state_dir / name
         self.folder.mkdir(exist_ok=True)
         self.prefix: tuple[str, ...] = ()  # what begins the daemon's command
-        self.strangers: set[str] = set()  # ids of containers that only look like ours
+        # ids of containers that only look like ours
+        self.strangers = {one.kept.container_id for one in neighbours.of(lab)}
         self._met_at = 0.0  # when what was waited for last came true
         self.config = self.folder / "poold.toml"
         self.log = self.folder / "poold.log"
@@ -524,8 +526,10 @@ def _read(path: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def faults_lab(make_lab: Callable[..., Lab]) -> Lab:
-    """Two hosts on which everything goes wrong, Tomcat's image and the counter's on a."""
-    return make_lab("faults", hosts=2, image_names=("counter", "tomcat"), images_on=("a",))
+    """Two hosts on which everything goes wrong: images of ours on a, others' containers on both."""
+    lab = make_lab("faults", hosts=2, image_names=("counter", "tomcat"), images_on=("a",))
+    neighbours.plant(lab, ("a", "b"))
+    return lab
 
 
 @pytest.fixture(scope="session")

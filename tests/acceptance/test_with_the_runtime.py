@@ -14,14 +14,16 @@ import json, os, subprocess
 from pathlib import Path
 folder = Path({_BOXES!r})
 boxes = [json.loads((each / "box.json").read_text()) for each in folder.iterdir()] if folder.is_dir() else []
+listed = subprocess.run(["podman", "ps", "-a", "--no-trunc", "--format", "json"], capture_output=True, text=True)
+podmans = json.loads(listed.stdout or "[]")
+others = {{each["Id"] for each in podmans if "io.poold.fleet" not in (each["Labels"] or {{}})}}
 print(json.dumps({{
     "names": sorted(box["name"] for box in boxes if box["name"]),
     "slots": sum(not box["name"] for box in boxes),
-    "runc": len(list(Path("/run/runc").iterdir())) if Path("/run/runc").is_dir() else 0,
+    "runc": sum(each.name not in others for each in Path("/run/runc").glob("*")),
     "namespaces": len(list(Path("/run/netns").glob("poold-*"))),
     "mounts": sum({_BOXES!r} in line for line in Path("/proc/self/mountinfo").read_text().splitlines()),
-    "podman": len(json.loads(subprocess.run(["podman", "ps", "-a", "--format", "json"],
-                                            capture_output=True, text=True).stdout or "[]")),
+    "podman": len(podmans) - len(others),
 }}))
 """  # noqa: E501 - a program for the host
 

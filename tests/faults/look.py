@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -184,7 +185,8 @@ containers = [
     for each in json.loads(said("podman", "ps", "--all", "--format", "json") or "[]")
 ]
 listening = said("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()
-runc = json.loads(said("runc", "list", "--format", "json") or "null") or []
+lists = [said(runtime, "list", "--format", "json") for runtime in ("runc", "crun")]
+runtime = [each for listed in lists for each in json.loads(listed or "null") or []]
 mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
 namespaces = [path.name for path in Path("/run/netns").glob("*")]
 storages = (Path("/var/lib/containers"), Path("/var/lib/containers/storage"))
@@ -196,12 +198,13 @@ folders = agent_dir / "generations"
 print(
     json.dumps(
         {
+            "engine": shutil.which("podman") is not None,
             "boot_id": Path("/proc/1/stat").read_text().split()[21],
             "actions": running_actions(),
             "containers": [*containers, *(each for each, _ in boxes if each["name"])],
             "slots": [slot for each, slot in boxes if not each["name"]],
             "conmons": sum(program == "conmon" for program, _ in programs),
-            "runc": [each["id"] for each in runc if each["status"] != "stopped"],
+            "runc": [each["id"] for each in runtime if each["status"] != "stopped"],
             "listening": sorted({int(line.split()[3].rpartition(":")[2]) for line in listening}),
             "forwarded": sorted(
                 {int(port) for port in re.findall(r"tcp dport (\d+) dnat",

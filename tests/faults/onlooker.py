@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import neighbours
 from fault_table import CLOCK
 from promises import broken
-from view import HostSeen, Kept, View, kept_since, read_books
+from view import HostSeen, Kept, View, kept_since, read_books, wished_since
 
 from poold.client import Client
 from poold.lab import Lab
@@ -74,6 +75,11 @@ class Onlooker:
         """Believe nothing about what ran before: the test itself ended some of it."""
         self._at_death = None
 
+    def lost(self) -> None:
+        """Begin anew: the books are gone, and with them what was accepted."""
+        self.accepted.clear()
+        self._before = None
+
     def at_step(self) -> list[str]:
         """Return what breaks a promise in the middle of things."""
         found = self._broken(quiet=False)
@@ -99,10 +105,21 @@ class Onlooker:
             view = replace(view, before=self._before)  # else a pool was taken away on purpose
         view = replace(view, kept=kept_since(self._at_death, view))
         CLOCK.looked()
-        found = broken(view)
+        found = broken(replace(view, wished=self._wished(view)))
         if not found:
             self._before = view
         return found
+
+    def _wished(self, view: View) -> frozenset[str] | None:
+        """Return what changes made of what was wished at the last look; None: it is not known."""
+        if self._before is None:
+            return None
+        before, after = self._before.books, view.books
+        same = all(
+            number in after.changes and after.changes[number][2] == wish
+            for number, (_, _, wish) in before.changes.items()
+        )
+        return wished_since(before, after) if same else None  # else the state was lost
 
     def view(self, *, quiet: bool, look: bool) -> View:
         """Look at everything; `look` at the hosts as well."""
@@ -118,7 +135,7 @@ class Onlooker:
             generations=tuple(one for pool in pools for one in self.client.generations(pool)),
             books=read_books(state),
             accepted=tuple(self.accepted.values()),
-            foreign=tuple(self.foreign),
+            foreign=(*self.foreign, *(one.kept for one in neighbours.of(self.lab))),
             secrets=(SECRET, "PRIVATE KEY"),
             told=(self.log.read_text(errors="replace"), self._metrics()),
             deadline_seconds=_DEADLINE_SECONDS,
@@ -132,7 +149,10 @@ class Onlooker:
 
     def look_at(self, host: str) -> HostSeen:
         """Return what is on a host that runs."""
-        return look_at(self.lab, host, self.agent_dir, self.run_dir)
+        seen = look_at(self.lab, host, self.agent_dir, self.run_dir)
+        if neighbours.started_again(self.lab, seen):
+            seen = look_at(self.lab, host, self.agent_dir, self.run_dir)
+        return seen
 
     def _metrics(self) -> str:
         socket = str(self.client.where.socket)

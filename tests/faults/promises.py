@@ -221,7 +221,7 @@ def _ours(view: View, host: HostSeen) -> list[Container]:
 def _touched(view: View, kept: tuple) -> Iterator[str]:
     for one in kept:
         host = view.host(one.host)
-        if host is None:
+        if host is None or not host.engine:
             continue
         now = next((each for each in host.containers if each.id == one.container_id), None)
         if now is None or not now.running or now.name != one.name:

@@ -46,6 +46,7 @@ class HostSeen:
 
     name: str
     boot_id: str = ""
+    engine: bool = True  # it could be asked for its containers
     containers: tuple[Container, ...] = ()
     slots: tuple[Slot, ...] = ()
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class HostSeen:
         return cls(
             name=name,
             boot_id=seen["boot_id"],
+            engine=seen["engine"],
             containers=tuple(Container(**each) for each in seen["containers"]),
             slots=tuple(Slot(**{**each, "ports": tuple(each["ports"])}) for each in seen["slots"]),
             records=seen["records"],
