@@ -46,6 +46,11 @@ def containers(fleet, host):
     return fleet.look(host).containers
 
 
+@pytest.mark.fault(
+    "a host's disk is down to its reserve",
+    how="somebody else fills a small file system under the agents",
+    ends="checkpoint, capture and receiving are refused and undo nothing; with room all goes on",
+)
 def test_a_disk_down_to_its_reserve_is_not_filled(tight):
     """Checkpoint, capture and receiving are refused and undo nothing; with room all goes on."""
     tight.settled(tight.client.checkpoint("tight"))
@@ -54,6 +59,7 @@ def test_a_disk_down_to_its_reserve_is_not_filled(tight):
     counted = tight.count(one)
     before = containers(tight, source)
 
+    tight.injected()
     fill(tight, source, leave_mib=350)  # above its reserve still, but not by a checkpoint
     problem = tight.failed(tight.client.move(one.name, to=target))
     assert problem["code"] == "host.disk-full", problem
@@ -85,3 +91,4 @@ def test_a_disk_down_to_its_reserve_is_not_filled(tight):
     (moved,) = tight.ready("tight", 1)
     assert moved.host == target
     assert tight.count(moved) == counted + 3
+    tight.converged()

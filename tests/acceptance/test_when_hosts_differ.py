@@ -30,10 +30,16 @@ def differing(faults_lab, make, crun_on_b):
     return make.fleet("mixed", tables, agent_dir=agent_dir)
 
 
+@pytest.mark.fault(
+    "hosts that cannot take each other's checkpoints",
+    how="podman runs containers by crun on one host, by runc on the other",
+    ends="each is sent what it can restore; the other one's generation is built beside",
+)
 def test_each_class_of_hosts_is_restored_from_its_own_generation(differing):
     """Two builds, one a runtime; every replica is restored and goes on counting."""
     fleet = differing
     fleet.deadline_seconds = 90.0
+    fleet.injected()
     change = fleet.settled(fleet.client.checkpoint("mixed"))
     assert "generation 1 is proven and distributed, generation 2 on b" in change.progress
     found = {g.number: g for g in fleet.client.generations("mixed")}
@@ -45,6 +51,7 @@ def test_each_class_of_hosts_is_restored_from_its_own_generation(differing):
     assert set(unfit[found[1].digest]) == {"b"}
     assert set(unfit[found[2].digest]) == {"a"}
     replicas = fleet.scaled("mixed", 4)
+    fleet.converged()
     assert sorted((r.host, r.method, r.generation) for r in replicas) == [
         ("a", "restore", 1),
         ("a", "restore", 1),

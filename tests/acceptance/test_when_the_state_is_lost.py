@@ -7,6 +7,11 @@ import pytest
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 
+@pytest.mark.fault(
+    "the daemon's state is lost",
+    how="its database deleted while it is stopped; its key is there still",
+    ends="the same containers and the same generation under its number; nothing is built anew",
+)
 def test_a_lost_state_costs_nothing_but_what_was_wished(make):
     """Same containers, same generation under its number, no build; and restoring works from it."""
     agent_dir = "/var/lib/poold-lost"
@@ -25,14 +30,19 @@ def test_a_lost_state_costs_nothing_but_what_was_wished(make):
         "the current generation is sealed on both hosts",
         lambda: all(fleet.on(h, "sh", "-c", f"test -e {path} && echo yes || true") for h in "ab"),
     )
+    fleet.is_tidy()
+    fleet.injected()
+    fleet.onlooker.daemon_dies()
     fleet.stop()
     state = fleet.folder / "state"
     for file in state.iterdir():
         if file.name != "seal.key":
             file.unlink()
+    fleet.onlooker.lost()
     fleet.start()
     after = {replica.name: replica.container_id for replica in fleet.ready("kept", 2)}
     assert after == before
+    fleet.converged()
     found = fleet.client.generations("kept")
     assert found[0] == generations[0]
     events, _ = fleet.client.events(limit=500)
