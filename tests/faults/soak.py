@@ -3,8 +3,9 @@
     python tests/faults/soak.py --kills 200 --output build/soak.json
 
 One lab of two hosts, one daemon. Each round wishes something, lets something die at a random moment
-(daemon, agents, a host, its link), mends it, waits until the fleet is at rest, and checks every
-promise. The seed is printed: the same one gives the same wishes and deaths again, not the same
+(daemon, agents, a host) or happen otherwise (a link cut, a replica's death, a cordon, a reload),
+mends it, waits until the fleet is at rest, and checks every promise. Only the former are counted as
+kills. The seed is printed: the same one gives the same wishes and deaths again, not the same
 moments inside the programs.
 """
 
@@ -15,7 +16,6 @@ import json
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -23,11 +23,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from promises import broken
+from soak_result import Result, Sample
 from view import HostSeen, Kept, View, database_bytes, kept_since, read_books
 
 from poold.client import Client, Where
@@ -43,58 +44,26 @@ MOST_REPLICAS = 6
 FOREIGN = "app4"  # a name that poold may want, on host b
 SECRET = "hush-7f3a9e"
 
-# what dies, and how often it is chosen
-DEATHS = {
+# what happens, and how often it is chosen; only the kills are counted
+KILLS = {
     "daemon": 50,
     "daemon and agents": 15,
     "agents": 10,
     "host": 10,
     "reboot": 5,
-    "link": 10,
+    "fence": 3,  # of a host that was killed
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What the daemon weighs, at rest."""
-
-    rss_bytes: int
-    fds: int
-    tasks: int
-    database_bytes: int
-    leftovers: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Result:
-    """What a soak found; `violations` are sentences with the round they were seen in."""
-
-    kills: int = 0
-    seed: int = 0
-    violations: list[str] = field(default_factory=list)
-    convergences: list[float] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-
-    def report(self) -> dict[str, Any]:
-        """Return what is left in build/soak.json."""
-        return {
-            "kills": self.kills,
-            "violations": len(self.violations),
-            "longest_convergence_seconds": round(max(self.convergences, default=0.0), 2),
-            "growth": {
-                name: self._growth(name)
-                for name in ("rss_bytes", "fds", "tasks", "database_bytes", "leftovers")
-            },
-        }
-
-    def _growth(self, name: str) -> int:
-        """Compare the median of the last fifth of the rounds with the one of the first fifth."""
-        values = [getattr(sample, name) for sample in self.samples]
-        if not values:
-            return 0
-        fifth = max(1, len(values) // 5)
-        first, last = values[:fifth], values[-fifth:]
-        return int(statistics.median(last) - statistics.median(first))
+OTHERS = {"link": 10, "replica": 6, "cordon": 4, "reload": 4}
+HAPPENINGS = {**KILLS, **OTHERS}
+_AT_A_HOST = {"host", "reboot", "fence", "link", "cordon"}
+_BOXES = "/var/lib/containers/poold/containers /var/lib/containers/storage/poold/containers"
+_END_FIRST_PROCESS = f"""
+pid=$(podman inspect --format {{{{.State.Pid}}}} NAME 2>/dev/null)
+boxes=$(find {_BOXES} -name box.json 2>/dev/null)
+for box in $(grep --files-with-matches '"NAME"' $boxes /dev/null)
+do pid=$(cat $(dirname $box)/pidfile); done
+test "$pid" -gt 1 && kill -9 $pid && echo killed || true
+"""
 
 
 class Watch:
@@ -242,7 +211,9 @@ class Soak:
             self.result.convergences.clear()  # that was the first build
             self.result.samples.clear()
             with Watch(self.lab, SECRET) as watch:
-                for number in range(1, kills + 1):
+                number = 0
+                while self.result.kills < kills:
+                    number += 1
                     if until is not None and time.monotonic() > until:
                         break
                     try:
@@ -264,25 +235,30 @@ class Soak:
 
     def _round(self, number: int, kills: int) -> None:
         wishes = [self._random_wish() for _ in range(self.random.randint(1, 2))]
-        death = self.random.choices(list(DEATHS), weights=list(DEATHS.values()))[0]
+        death = self.random.choices(list(HAPPENINGS), weights=list(HAPPENINGS.values()))[0]
         host = self.random.choice(self.hosts)
         time.sleep(self.random.random() ** 2 * 2.5)
         before = self._view(quiet=False, look=False)
         begun = time.monotonic()
-        self._die(death, host)
-        self.result.kills += 1
+        died = self._die(death, host)
+        if death in KILLS:
+            self.result.kills += 1
+        else:
+            self.result.others += 1
         mended = time.monotonic()
         if self.random.random() < 0.3:
             wishes.append(self._random_wish())
-        gone = {host} if death in ("host", "reboot") else set()
+        gone = {host} if death in ("host", "reboot", "fence") else set()
+        before = replace(before, replicas=tuple(r for r in before.replicas if r.name != died))
         seconds = self._converge(f"round {number}", before=before, gone=gone, begun=mended)
-        what = f"{death} {host}" if death in ("host", "reboot", "link") else death
+        what = f"{death} {host}" if death in _AT_A_HOST else f"{death} {died}".strip()
         self.say(
-            f"{number}/{kills} {what}; {', '.join(filter(None, wishes)) or 'no wish'};"
+            f"{self.result.kills}/{kills} {what}; {', '.join(filter(None, wishes)) or 'no wish'};"
             f" dead {mended - begun:.1f} s, at rest after {seconds:.1f} s"
         )
 
-    def _die(self, death: str, host: str) -> None:
+    def _die(self, death: str, host: str) -> str:
+        """Let something happen and mend it; returns the name of a replica that was killed."""
         if death == "daemon":
             self.kill()
             self.start()
@@ -298,10 +274,75 @@ class Soak:
             self.lab.kill(host)
             time.sleep(self.random.random() * 3)
             self._reboot(host)
+        elif death == "fence":
+            self._fence(host)
+        elif death == "cordon":
+            self._accept(self.client.cordon(host))
+            time.sleep(self.random.random() * 2)
+            self._accept(self.client.uncordon(host))
+        elif death == "replica":
+            return self._end_replica()
+        elif death == "reload":
+            self._reload()
         else:
             self.lab.cut(host)
             time.sleep(1 + self.random.random() * 8)
             self.lab.mend(host)
+        return ""
+
+    def _fence(self, host: str) -> None:
+        """Kill a host, have it taken for dead, and let it come back later."""
+        self.lab.kill(host)
+        self._until(lambda: self._state(host) == "unknown")
+        self._until(lambda: self._said(lambda: self.client.fence(host, confirmed=True)))
+        time.sleep(self.random.random() * 3)
+        self._reboot(host)
+        self._until(lambda: self._said(lambda: self.client.uncordon(host)))
+
+    def _said(self, wish: Callable[[], Change]) -> bool:
+        """Say something of a host; False where the daemon has to look at it first."""
+        try:
+            self._accept(wish())
+        except Refused as problem:
+            if problem.code != "host.not-ready":
+                raise
+            return False
+        return True
+
+    def _state(self, host: str) -> str:
+        return next(each.state for each in self.client.hosts() if each.name == host)
+
+    def _end_replica(self) -> str:
+        """Kill the first process of a replica, whatever is being done with it."""
+        replicas = [one for one in self.client.replicas("app") if one.state == "ready"]
+        if not replicas:
+            return ""
+        one = self.random.choice(replicas)
+        script = _END_FIRST_PROCESS.replace("NAME", one.name)
+        return one.name if self.lab.exec(str(one.host), "sh", "-c", script).strip() else ""
+
+    def _reload(self) -> None:
+        """Have the daemon read another configuration."""
+        assert self._daemon is not None
+        text = self.config.read_text()
+        two, three = "keep_generations = 2", "keep_generations = 3"
+        another = text.replace(two, three) if two in text else text.replace(three, two)
+        self.config.write_text(another)
+        before = {change.id for change in self.client.changes()}
+        self._daemon.send_signal(signal.SIGHUP)
+        self._until(
+            lambda: any(c.kind == "reload" and c.id not in before for c in self.client.changes())
+        )
+
+    def _until(self, ask: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + CONVERGE_SECONDS
+        while not ask():
+            if time.monotonic() > deadline:
+                raise RuntimeError("what was waited for never came")
+            time.sleep(0.1)
+
+    def _accept(self, change: Change) -> None:
+        self._accepted.append(change)
 
     def _reboot(self, host: str) -> None:
         self.lab.reboot(host)
@@ -541,7 +582,10 @@ def main() -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result.report(), indent=2) + "\n")
     print(json.dumps(result.report(), indent=2))
-    return 1 if result.violations or result.kills < options.kills else 0
+    print(f"besides {result.others} rounds of {', '.join(OTHERS)}")
+    for excess in (excesses := result.excesses()):
+        print(f"TOO MUCH: {excess}")
+    return 1 if result.violations or excesses or result.kills < options.kills else 0
 
 
 if __name__ == "__main__":
