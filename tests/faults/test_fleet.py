@@ -7,7 +7,8 @@ import asyncio
 import fleet
 import pytest
 
-SMALL, LARGE = 20, 80  # hosts of one pool: 500 and 2000 replicas
+SMALL, LARGE = 50, 200  # hosts of one pool: 1250 and 5000 replicas
+MOST_SECONDS = 0.1  # of the processor; about a third of it is what is measured
 WORSE_THAN_LINEAR = 2.5  # of fourfold; quadratic is another fourfold
 
 
@@ -22,6 +23,12 @@ def test_a_plan_grows_with_the_fleet(figures, kind):
     """Four times the replicas take about four times the processor's time, not sixteen times."""
     small, large = (each[f"plan_{kind}_seconds"] for each in figures)
     assert large / small < WORSE_THAN_LINEAR * LARGE / SMALL, figures
+
+
+@pytest.mark.parametrize("kind", ["at_rest", "host_lost"])
+def test_a_plan_of_the_largest_fleet_is_made_in_time(figures, kind):
+    """For 5000 replicas on 200 hosts it takes less than 100 ms of the processor."""
+    assert figures[1][f"plan_{kind}_seconds"] < MOST_SECONDS, figures
 
 
 def test_a_daemon_over_a_simulated_fleet(tmp_path):
