@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -289,7 +290,7 @@ def hangup(fleet: Fleet) -> None:
     """Have it read its configuration again."""
     another = fleet.config.read_text().replace("keep_generations = 1", "keep_generations = 2")
     fleet.config.write_text(another)
-    fleet.process.send_signal(signal.SIGHUP)
+    os.kill(fleet.process.pid, signal.SIGHUP)
 
 
 _FENCE = Rare(
@@ -301,6 +302,7 @@ _REMOVE = Rare(
 _CORDON = Rare(deed=told(lambda c: c.cordon("a")), holds=_marked("cordoned"))
 _UNCORDON = Rare(deed=_cordon_and_back, holds=_marked(""))
 _PARDON = Rare(like="paused", deed=told(lambda c: c.pardon("a")))
+_IMPORT = Rare(deed=told(lambda c: c.import_archive("hello", file="/nowhere.tar")))  # it fails
 _PAUSE = Rare(
     like="renewed", before=restores_fail, deed=told(roll), kept=0,
     holds=lambda fleet: is_paused(fleet) and same_as_before(fleet),
@@ -320,6 +322,8 @@ RARE = {
     "wish.accepted/remove-host": _REMOVE,
     "wish.before_commit/pardon": _PARDON,
     "wish.accepted/pardon": _PARDON,
+    "wish.before_commit/import": _IMPORT,
+    "wish.accepted/import": _IMPORT,
     "wish.before_commit/reload": Rare(deed=hangup),
     "wish.accepted/reload": Rare(deed=hangup),
     "books.before_commit/Adopt": _LOST,

@@ -221,6 +221,17 @@ class Fleet:
         CLOCK.looked()
         return broken(self.view()) if self.is_quiet() else ["it is busy"]
 
+    def never_rests(self, seconds: float = PATIENCE_SECONDS) -> list[str]:
+        """Wait for rest; return what still keeps the fleet from it."""
+        found = ["nobody looked"]
+
+        def rests() -> bool:
+            found[:] = self.broken()
+            return not found
+
+        self.until(rests, seconds)
+        return found
+
 
 def strangers(folder: Path) -> tuple[Kept, ...]:
     """Put a container of somebody else on each host."""

@@ -90,8 +90,7 @@ def at_rest(fleet, wish=None):
         fleet.start()
         if wish is not None:
             fleet.tell(wish)
-        assert fleet.until(fleet.is_quiet, PATIENCE_SECONDS), fleet.log.read_text()[-3000:]
-        assert fleet.broken() == [], fleet.log.read_text()[-3000:]
+        assert fleet.never_rests() == [], fleet.log.read_text()[-3000:]
         fleet.rest = fleet.view()
         fleet.stop()
     finally:
@@ -128,18 +127,18 @@ def test_dying_there(name, make_fleet, template, renewed):
         fleet.tell(wish)
     fleet.has_died(name)
     fleet.start()
-    fleet.until(lambda: not fleet.broken(), PERIODS * PERIOD_SECONDS)
+    found = fleet.never_rests(PERIODS * PERIOD_SECONDS)
     at = time.monotonic()
-    assert fleet.broken() == [], fleet.log.read_text()[-3000:]
+    assert found == [], fleet.log.read_text()[-3000:]
     CLOCK.converged(at)
     if wish not in (scale_out, roll):  # all but the one that was wished something of
         assert len(fleet.view().kept) >= 2
     fleet.tell(lambda client: client.scale("hello", replicas=3))
-    assert fleet.broken() == []
+    assert fleet.never_rests() == []
     assert len(fleet.client.replicas()) == 3
     if wish is roll:  # one that was not accepted is wished for again
         fleet.tell(roll)
-        assert fleet.broken() == []
+        assert fleet.never_rests() == []
         assert {one.generation for one in fleet.client.replicas()} == {2}
 
 
@@ -164,9 +163,10 @@ def test_dying_where_more_than_a_wish_leads(step, make_fleet, request):
     fleet.start()
     if step.startswith("wish.before_commit"):  # it was not accepted
         rare.deed(fleet)
-    fleet.until(lambda: not fleet.broken() and rare.holds(fleet), PERIODS * PERIOD_SECONDS)
+    fleet.until(lambda: rare.holds(fleet), PERIODS * PERIOD_SECONDS)
+    found = fleet.never_rests(PERIODS * PERIOD_SECONDS)
     at = time.monotonic()
-    assert fleet.broken() == [], fleet.log.read_text()[-3000:]
+    assert found == [], fleet.log.read_text()[-3000:]
     CLOCK.converged(at)
     assert rare.holds(fleet)
     assert len(fleet.view().kept) >= rare.kept
@@ -187,9 +187,9 @@ def test_dying_with_spares(name, make_fleet, template, spared):
         fleet.tell(lambda client: client.scale("hello", replicas=4))
     fleet.has_died(step)
     fleet.start()
-    fleet.until(lambda: not fleet.broken(), PERIODS * PERIOD_SECONDS)
+    found = fleet.never_rests(PERIODS * PERIOD_SECONDS)
     at = time.monotonic()
-    assert fleet.broken() == [], fleet.log.read_text()[-3000:]
+    assert found == [], fleet.log.read_text()[-3000:]
     CLOCK.converged(at)
     assert len(fleet.view().kept) >= 3
     assert len(fleet.client.replicas()) == (4 if claims else 3)
