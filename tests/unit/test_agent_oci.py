@@ -366,7 +366,22 @@ def test_a_box_is_renamed_in_one_step(tmp_path: Path) -> None:
     renamed = boxes.rename(BOX, "hello3")
     assert renamed == replace(BOX, name="hello3")
     assert (boxes.find("hello3"), boxes.find("hello1")) == (renamed, None)
+    boxes.prune_names()
     assert sorted(path.name for path in (tmp_path / "names").iterdir()) == ["hello2", "hello3"]
+
+
+def test_a_file_with_a_name_is_written_in_place(tmp_path: Path) -> None:
+    """Longer, shorter and the same: whoever has it open or mounted sees what is written."""
+    path = tmp_path / "hostname"
+    for name in ("poold-spare-0123456789ab", "hello1", "hello1", "hello12"):
+        networks.write_files(
+            tmp_path, name=name, host_name="", address="10.0.0.2", gateway="", image="i"
+        )
+        inode = path.stat().st_ino
+        assert path.read_text() == f"{name}\n"
+        assert path.stat().st_mode & 0o777 == 0o644
+    assert path.stat().st_ino == inode
+    assert (tmp_path / "hosts").read_text().endswith("10.0.0.2\thello12\n")
 
 
 @pytest.mark.parametrize("link", ["hello1", "hello3"])
@@ -376,7 +391,8 @@ def test_a_link_that_a_crash_left_of_a_renaming_is_nobodys(link: str, tmp_path: 
     boxes.add(BOX)
     if link == "hello1":
         boxes.rename(BOX, "hello2")
-    (tmp_path / "names" / link).symlink_to(BOX.container_id)
+    else:
+        (tmp_path / "names" / link).symlink_to(BOX.container_id)
     assert boxes.find(link) is None
     boxes.prune_names()
     kept = [path.name for path in (tmp_path / "names").iterdir()]

@@ -124,7 +124,7 @@ class Boxes:
             )
 
     def prune_names(self) -> None:
-        """Take away links to boxes that are gone or have another name: a crash left them."""
+        """Take away links to boxes that are gone or have another name."""
         if not self._names.exists():
             return
         with self._locked():
@@ -185,15 +185,14 @@ class Boxes:
     def rename(self, box: Box, name: str) -> Box:
         """Give a box another name; Permanent("engine.name-taken").
 
-        What is written of the box decides which name it has: a link that says otherwise was left by
-        a crash, here before or after, and is nobody's.
+        What is written of the box decides which name it has: a link that says otherwise is
+        nobody's, and goes with the next look (`prune_names`), as one does that a crash left here.
         """
         renamed = Box(**{**box.__dict__, "name": name})
         with self._locked():
             if name != box.name:
                 self._link(renamed)
                 self._write(renamed)
-                self._unlink(box)
         return renamed
 
     def write(self, box: Box) -> None:

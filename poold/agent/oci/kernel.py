@@ -84,16 +84,21 @@ def remove_namespace(path: Path) -> None:
 
 
 def name_host(pid: int, name: str) -> None:
-    """Give the UTS namespace of a process another host name."""
+    """Give the UTS namespace of a process another host name.
 
-    def work() -> None:
+    In this very thread, which is there for a moment: a thread for it takes milliseconds to be run
+    on a busy host. No other one is moved with it.
+    """
+    with Path("/proc/thread-self/ns/uts").open("rb") as own:
         with Path(f"/proc/{pid}/ns/uts").open("rb") as namespace:
             if _LIBC.setns(namespace.fileno(), _CLONE_NEWUTS) != 0:
                 raise _failed(Path(namespace.name))
-        if _LIBC.sethostname(name.encode(), len(name.encode())) != 0:
-            raise _failed(Path(f"/proc/{pid}/ns/uts"))
-
-    _in_thread_of_its_own(work)
+        try:
+            if _LIBC.sethostname(name.encode(), len(name.encode())) != 0:
+                raise _failed(Path(f"/proc/{pid}/ns/uts"))
+        finally:
+            if _LIBC.setns(own.fileno(), _CLONE_NEWUTS) != 0:
+                raise _failed(Path(own.name))
 
 
 def without_mounts(targets: Sequence[Path], work: Callable[[], None]) -> None:

@@ -216,11 +216,23 @@ def _lines(path: Path) -> list[str]:
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:
-    # Written in place: the file may be mounted into a running container.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-        os.fchmod(file.fileno(), 0o644)  # whatever the umask: programs in the container read it
+    """Write a file in place, as it may be mounted into a running container.
+
+    Not by truncating it first: ext4 would then put it on the disk when it is closed, which took a
+    claimed spare 4 ms a file. What is right already is left alone.
+    """
+    data = "".join(f"{line}\n" for line in lines).encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if os.pread(descriptor, size + 1, 0) != data:
+            os.pwrite(descriptor, data, 0)
+            if len(data) < size:
+                os.ftruncate(descriptor, len(data))
+        if os.fstat(descriptor).st_mode & 0o777 != 0o644:
+            os.fchmod(descriptor, 0o644)  # whatever the umask: programs in the container read it
+    finally:
+        os.close(descriptor)
 
 
 def _wish(box: Box, info: dict[str, Any]) -> dict[str, Any]:
