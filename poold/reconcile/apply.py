@@ -88,12 +88,16 @@ class Apply:
     slots: defaultdict[HostName, asyncio.Semaphore]
     receiving: defaultdict[HostName, asyncio.Lock]
 
-    def reserve(self, pool: Pool, action: Remote) -> None:
-        """Write down what must be known before anything is sent: who may run a name."""
+    def reserve(self, pool: Pool, action: Remote) -> Intent | None:
+        """Write down what must be known before anything is sent: who may run a name.
+
+        What is asked for at once is written down with it, and returned: it is on the disk sooner.
+        """
         if not isinstance(action, BringUp):
-            return
+            return None
         before = self.store.assignment(action.name)
         falls_back = bool(action.failed_rungs or action.reason)
+        intent = self._to_restore(pool, action)
         with self.store.transaction():
             self.store.put_assignment(
                 Assignment(
@@ -106,14 +110,19 @@ class Apply:
                     reason=action.reason,
                 )
             )
+            if intent is not None:
+                self.store.put_intent(intent)
             if falls_back:
                 self.news.fell_back(pool.name, action)
         failpoint("assignment.written")
+        if intent is not None:
+            failpoint("intent.written", intent.request.verb)
         if falls_back:
             step: Step = "cold" if action.digest is None else "previous-generation"
             self.recorder.fell_back(pool.name, step)
+        return intent
 
-    async def run(self, pool: Pool, action: Remote) -> None:
+    async def run(self, pool: Pool, action: Remote, reserved: Intent | None) -> None:
         """Do one action to its end. Cancelled, its open intent is finished by the next cycle."""
         match action:
             case TakeDown():
@@ -121,7 +130,7 @@ class Apply:
                     pool.name, action, stop_timeout_seconds=pool.application.stop_timeout_seconds
                 )
             case BringUp():
-                await self._bring_up(pool, action)
+                await self._bring_up(pool, action, reserved)
             case Thaw():
                 request: Request[Any] = Resume(
                     placement=self._placement(pool, action.host, action.name),
@@ -200,7 +209,16 @@ class Apply:
     def _intend(
         self, pool: PoolName, host: HostName, subject: str, request: Request[Any]
     ) -> Intent:
-        intent = Intent(
+        intent = self._intent(pool, host, subject, request)
+        self.store.put_intent(intent)
+        failpoint("intent.written", request.verb)
+        return intent
+
+    def _intent(
+        self, pool: PoolName, host: HostName, subject: str, request: Request[Any]
+    ) -> Intent:
+        failpoint("intent.before", request.verb)
+        return Intent(
             action=new_action(request.verb),
             pool=pool,
             host=host,
@@ -209,10 +227,17 @@ class Apply:
             boot_id=self.asker.boot_id(host),
             created_at=self.clock(),
         )
-        failpoint("intent.before", request.verb)
-        self.store.put_intent(intent)
-        failpoint("intent.written", request.verb)
-        return intent
+
+    def _to_restore(self, pool: Pool, action: BringUp) -> Intent | None:
+        if action.digest is None:
+            return None
+        request = Restore(
+            placement=self._placement(pool, action.host, action.name),
+            application=pool.application,
+            digest=action.digest,
+            spare=action.spare,
+        )
+        return self._intent(pool.name, action.host, action.subject, request)
 
     async def _outcome(self, intent: Intent) -> Any:
         """Return the answer, folded; raises the Problem, folded too."""
@@ -256,22 +281,15 @@ class Apply:
 
     # -- longer ones ------------------------------------------------------------------------------
 
-    async def _bring_up(self, pool: Pool, action: BringUp) -> None:
-        placement = self._placement(pool, action.host, action.name)
-        request: Request[Any]
-        if action.digest is None:
+    async def _bring_up(self, pool: Pool, action: BringUp, reserved: Intent | None) -> None:
+        LOG.debug("%s", describe(action), extra={"action": "bring_up", "pool": pool.name})
+        if reserved is None:
             image_id = action.image_id
             await self._provide_image(pool, action.host, action.subject, image_id, action.name)
+            placement = self._placement(pool, action.host, action.name)
             request = Start(placement=placement, application=pool.application, image_id=image_id)
-        else:
-            request = Restore(
-                placement=placement,
-                application=pool.application,
-                digest=action.digest,
-                spare=action.spare,
-            )
-        LOG.debug("%s", describe(action), extra={"action": "bring_up", "pool": pool.name})
-        await self.finish(self._intend(pool.name, action.host, action.subject, request))
+            reserved = self._intend(pool.name, action.host, action.subject, request)
+        await self.finish(reserved)
 
     async def _provide_image(
         self, pool: Pool, host: HostName, subject: str, image_id: str, replica: str = ""

@@ -412,7 +412,7 @@ class Loop:
                 self._jobs.begin(pool, action.subject, describe(action), remove, {action.host})
             return
         try:
-            self._apply.reserve(found, action)
+            reserved = self._apply.reserve(found, action)
         except Temporary as problem:  # nothing may start that is not written down
             LOG.error("%s", problem, extra={"action": "reserve_failed", "pool": pool})  # noqa: TRY400
             self._backoff.failed(pool, action.subject, problem, definite=False)
@@ -422,7 +422,7 @@ class Loop:
             pool,
             action.subject,
             describe(action),
-            partial(self._apply.run, found, action),
+            partial(self._apply.run, found, action, reserved),
             hosts_of(action, self._store.moves(pool)),
         )
 
