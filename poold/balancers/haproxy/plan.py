@@ -168,7 +168,7 @@ def _plan_servers(
     now: float,
 ) -> Decision:
     by_name = {server.name: server for server in wanted}
-    gone, steps, problems = set[str](), list[Step](), list[Problem]()
+    gone, steps, going, problems = set[str](), list[Step](), list[Step](), list[Problem]()
     for each in seen:
         server = by_name.get(each.name)
         if server is not None and each.place == (server.address, server.port):
@@ -178,9 +178,9 @@ def _plan_servers(
             steps += _lead_elsewhere(place, each, server, problems)
             continue
         gone.add(each.name)
-        steps += _let_go(place, each, now - leaving.get(each.name, now))
+        going += _let_go(place, each, now - leaving.get(each.name, now))
         if each.is_free:
-            steps.append(_delete(place, each.name))
+            going.append(_delete(place, each.name))
     there = {each.name for each in seen}
     for server in sorted(wanted, key=lambda s: (len(s.name), s.name)):
         if server.name not in there:
@@ -188,7 +188,8 @@ def _plan_servers(
                 steps += _add(place, server)
             except Problem as problem:
                 problems.append(problem)
-    return Decision(steps=tuple(steps), leaving=frozenset(gone), problems=tuple(problems))
+    # Who comes is there before anybody goes: the only one may be replaced.
+    return Decision(steps=(*steps, *going), leaving=frozenset(gone), problems=tuple(problems))
 
 
 def _add(place: Place, server: Server) -> Iterator[Step]:
@@ -239,7 +240,8 @@ def _plan_slots(
     now: float,
 ) -> Decision:
     waiting = {(server.address, server.port): server for server in wanted}
-    gone, steps, problems, free = set[str](), list[Step](), list[Problem](), list[Seen]()
+    gone, steps, going = set[str](), list[Step](), list[Step]()
+    problems, free = list[Problem](), list[Seen]()
     # Slots that take traffic first: the same address in a second one is one too many.
     for each in sorted(seen, key=lambda s: s.state.in_maintenance):
         server = None if each.is_free else waiting.pop(each.place, None)
@@ -249,7 +251,7 @@ def _plan_slots(
             free.append(each)
         else:
             gone.add(each.name)
-            steps += _let_go(place, each, now - leaving.get(each.name, now))
+            going += _let_go(place, each, now - leaving.get(each.name, now))
     for server in sorted(waiting.values(), key=lambda s: (len(s.name), s.name)):
         try:
             here = (server.address, server.port)
@@ -258,7 +260,7 @@ def _plan_slots(
             free.remove(slot)
         except Problem as problem:
             problems.append(problem)
-    return Decision(steps=tuple(steps), leaving=frozenset(gone), problems=tuple(problems))
+    return Decision(steps=(*steps, *going), leaving=frozenset(gone), problems=tuple(problems))
 
 
 def _first(free: list[Seen], server: Server) -> Seen:

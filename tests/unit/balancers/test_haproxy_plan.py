@@ -256,3 +256,13 @@ def test_every_beginning_leads_to_the_set(
     assert len(there) == len(wanted)
     if not endless:
         assert model.ended == 0
+
+
+@pytest.mark.parametrize("place", [PLACE, SLOTS])
+def test_who_comes_is_there_before_anybody_goes(place: Place) -> None:
+    """The only server may be replaced by another one: in between nobody would be there."""
+    seen = [entry("hello1" if place is PLACE else "slot1", 20001)]
+    seen += [] if place is PLACE else [entry("slot2", 9, "maint")]
+    steps = plan(place, [server(2)], seen, {}, 0).steps
+    kinds = [step.kind for step in steps]
+    assert kinds.index("ready") < kinds.index("drain")
