@@ -185,8 +185,10 @@ containers = [
     for each in json.loads(said("podman", "ps", "--all", "--format", "json") or "[]")
 ]
 listening = said("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()
-lists = [said(runtime, "list", "--format", "json") for runtime in ("runc", "crun")]
-runtime = [each for listed in lists for each in json.loads(listed or "null") or []]
+runc = json.loads(said("runc", "list", "--format", "json") or "null") or []
+# crun takes what it restored for stopped: its own list does not do
+crun = [path.parent.name for path in Path("/run/crun").glob("*/status")
+        if status(record(path).get("pid", 0))]  # fmt: skip
 mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
 namespaces = [path.name for path in Path("/run/netns").glob("*")]
 storages = (Path("/var/lib/containers"), Path("/var/lib/containers/storage"))
@@ -204,7 +206,7 @@ print(
             "containers": [*containers, *(each for each, _ in boxes if each["name"])],
             "slots": [slot for each, slot in boxes if not each["name"]],
             "conmons": sum(program == "conmon" for program, _ in programs),
-            "runc": [each["id"] for each in runtime if each["status"] != "stopped"],
+            "runc": [*(each["id"] for each in runc if each["status"] != "stopped"), *crun],
             "listening": sorted({int(line.split()[3].rpartition(":")[2]) for line in listening}),
             "forwarded": sorted(
                 {int(port) for port in re.findall(r"tcp dport (\d+) dnat",
