@@ -35,7 +35,7 @@ def _look(fleet, host):
 def _import_what_podman_exported(fleet, command):
     """Have a container that was run and frozen by hand become a generation, and refuse rubbish."""
     settings = "org.criu.config=/var/lib/poold-agent/criu/fast.conf"
-    image = "localhost/poold-lab/tomcat:latest"
+    image = "localhost/poold-lab/counter:latest"
     made = ("podman", "run", "--detach", "--name", "by-hand", "--publish", "23800:8080")
     fleet.on("a", *made, "--annotation", settings, image, *json.loads(command))
     answers = "until curl -sf http://127.0.0.1:23800/; do sleep 0.05; done; sleep 0.1"
