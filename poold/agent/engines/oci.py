@@ -39,7 +39,6 @@ from poold.model.application import EngineChoice
 from poold.model.fleet import Memory
 
 _ATTEMPTS = 2
-_LOOK_SECONDS = 1.0  # until the first restore by the runtime there are no slots to keep
 _REMEMBERED = 200  # how so many containers came up
 _OURS = frozenset({"engine.name-taken", "engine.port-taken", "volume.missing", "image.missing"})
 
@@ -65,6 +64,7 @@ class OciEngine:
         self._falls_back = falls_back
         self._maker: Optional[Maker] = None
         self._looking: Optional[asyncio.Lock] = None
+        self._waiting: Optional[asyncio.Event] = None  # of `tend`, for the first restore
         self._why_not: Optional[Refused] = None
         self._restored: dict[str, Restored] = {}
         self._failed: dict[str, tuple[int, Problem]] = {}  # by stage
@@ -122,8 +122,10 @@ class OciEngine:
 
     async def tend(self) -> None:
         """See Chooser."""
-        while self._maker is None:  # noqa: ASYNC110 - nothing but a restore makes it
-            await asyncio.sleep(_LOOK_SECONDS)
+        self._waiting = asyncio.Event()
+        if self._maker is None:  # nothing but a restore, or what an earlier agent left, makes it
+            await self._waiting.wait()
+        assert self._maker is not None  # noqa: S101 - it was waited for
         await self._maker.slots.tend()
 
     async def bare(self, archive: Path, published: tuple[Published, ...]) -> Bare:
@@ -412,6 +414,8 @@ class OciEngine:
                 self._maker = Maker(
                     look(info, self._podman.program, self._podman.layers, root=self._root)
                 )
+                if self._waiting is not None:
+                    self._waiting.set()
             except Refused as refused:
                 self._why_not = refused
             except OSError as error:
