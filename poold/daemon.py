@@ -158,12 +158,15 @@ async def _parts(config: Config, link: Callable[[Host], HostLink]) -> AsyncItera
     """Open the store and the links; close both whatever happens."""
     kept = Kept(config)
     daemon = config.daemon
-    store = Store(Path(daemon.state_dir), reserve=read_reserve(daemon.disk_reserve))
+    # One clock for what is written and what is decided: what came first is never in doubt.
+    clock = SteadyClock()
+    reserve = read_reserve(daemon.disk_reserve)
+    store = Store(Path(daemon.state_dir), clock=clock, reserve=reserve)
     try:
+        clock.not_before(store.latest())
         links = {name: link(host) for name, host in config.hosts.items()}
         balancers = {name: balancer_to(each) for name, each in config.balancers.items()}
         metrics = Metrics()
-        clock = SteadyClock()
         world = World(
             links=links, clock=clock, marks=store.hosts.all, quarantine=store.quarantine.all
         )

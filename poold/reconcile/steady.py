@@ -24,6 +24,10 @@ class SteadyClock:
         self._wall, self._steady = wall, steady
         self._now, self._asked_at = wall(), steady()
 
+    def not_before(self, at: float) -> None:
+        """Go on from a time that was read from an earlier life, where the clock is behind it."""
+        self._now = max(self._now, at)
+
     def __call__(self) -> float:
         """Return seconds since the epoch."""
         asked_at = self._steady()

@@ -116,6 +116,11 @@ class Store:
         for listener in self._listeners:
             listener(pool)
 
+    def latest(self) -> float:
+        """Return the latest time that was written of a change or a generation, 0.0 for none."""
+        row = self._database.row("latest_time")
+        return float(row["at"]) if row is not None else 0.0
+
     # -- changes ----------------------------------------------------------------------------------
 
     def change(self, change: ChangeId, /) -> Change | None:

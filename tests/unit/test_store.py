@@ -449,3 +449,16 @@ def test_what_an_older_poold_left_open_or_served_is_read(store):
     assert found.request == replace(asked, image_id="")
     served = store.see_pool("hello")
     assert (served.served, served.served_image) == ("sha256:f", "")
+
+
+def test_the_latest_time_that_was_written_is_known(tmp_path):
+    """A daemon whose clock is behind it goes on from there."""
+    now = [50.0]
+    store = Store(tmp_path, clock=lambda: now[0])
+    assert store.latest() == 0.0
+    store.accept(pool="hello", kind="checkpoint", wish={}, actor="t", reason="")
+    assert store.latest() == 50.0
+    now[0] = 70.0
+    store.accept(pool="hello", kind="scale", wish={}, actor="t", reason="", done=True)
+    assert store.latest() == 70.0
+    store.close()

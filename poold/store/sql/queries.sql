@@ -98,6 +98,13 @@ WHERE id <= (SELECT max(id) FROM changes) - :keep AND state != 'pending'
 -- name: changes_renumber
 UPDATE changes SET seq = seq + 1000000 WHERE state = 'pending';
 
+-- name: latest_time
+SELECT max(
+    (SELECT coalesce(max(created_at), 0) FROM changes),
+    (SELECT coalesce(max(settled_at), 0) FROM changes),
+    (SELECT coalesce(max(proven_at), 0) FROM generations)
+) AS at;
+
 -- name: generations_list
 SELECT * FROM generations WHERE pool = :pool AND retired_at IS NULL ORDER BY number DESC;
 

@@ -38,3 +38,15 @@ def test_a_jump_is_caught_up_with_slowly(jump):
         clocks.go(1.0)
         assert clocks.steady() > before
     assert clocks.steady() == pytest.approx(1000.0 + clocks.passed + jump)
+
+
+def test_it_goes_on_from_what_an_earlier_life_wrote():
+    """With a clock that is behind nothing new is older than what is there; it is slow meanwhile."""
+    clocks = Clocks()
+    clocks.steady.not_before(1100.0)
+    assert [clocks.go(0.0), clocks.go(10.0)] == [100.0, 105.0]
+    clocks.steady.not_before(900.0)
+    assert clocks.go(0.0) == 105.0
+    for _ in range(200):
+        clocks.go(1.0)
+    assert clocks.steady() == pytest.approx(1000.0 + clocks.passed)
