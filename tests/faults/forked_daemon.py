@@ -21,7 +21,7 @@ from typing import Any, NoReturn, Self
 
 
 class Daemons:
-    """The process that forks; it ends with the block, and no daemon may be left by then."""
+    """The process that forks; it ends with the block, which fails if a daemon is left by then."""
 
     def __enter__(self) -> Self:
         argv, pipe = [sys.executable, __file__], subprocess.PIPE
@@ -32,6 +32,7 @@ class Daemons:
         with self._parent as parent:  # closes its input, which ends it, and waits
             assert parent.stdin is not None
             parent.stdin.close()
+        assert parent.returncode == 0, "a daemon was left, and ended"
 
     def start(self, config: Path, log: Path, failpoints: str) -> Daemon:
         """Fork a daemon; what it says is added to the log."""
@@ -95,6 +96,16 @@ def main() -> None:
         verb, *words = json.loads(line)
         answer = _start(*words) if verb == "start" else _poll(int(words[0]))
         print(json.dumps(answer), flush=True)
+    sys.exit(1 if _end_all() else 0)
+
+
+def _end_all() -> int:
+    """End what is left, of a test or of a run that was interrupted; return how many that were."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
+    for pid in map(int, children):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return len(children)
 
 
 def _start(config: str, log: str, failpoints: str) -> int:
