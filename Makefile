@@ -52,7 +52,7 @@ lint: setup
 test: lint
 	@mkdir -p build
 	.ci/setup --tools $(VENV)
-	$(RUN_TESTS) -n $(JOBS) $(PYTEST_ARGS)
+	$(RUN_TESTS) -n $(JOBS) --faults build/faults.json $(PYTEST_ARGS)
 
 soak: setup
 	$(BIN)/python tests/faults/soak.py --kills $(KILLS) --output build/soak.json $(SOAK_ARGS)
@@ -60,7 +60,7 @@ soak: setup
 faults: setup
 	@mkdir -p build
 	.ci/setup --tools $(VENV)
-	SWEEP=$(SWEEP) $(RUN_TESTS) -m fault --faults build/faults.json $(PYTEST_ARGS)
+	SWEEP=$(SWEEP) $(RUN_TESTS) -n $(JOBS) -m fault --faults build/faults.json $(PYTEST_ARGS)
 
 fleet: setup
 	$(BIN)/python tests/faults/fleet.py --output build/fleet.json

@@ -98,8 +98,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Collect the fault table; Ctrl-C reaches programs under test though a shell ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if config.getoption("--faults") is not None and config.getoption("numprocesses", None):
-        raise pytest.UsageError("cannot write the fault table of several processes: leave out -n")
     config.pluginmanager.register(Table(), "fault-table")
 
 

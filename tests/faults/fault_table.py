@@ -2,7 +2,8 @@
 
 A test with the marker `fault` is a case of a row. Whoever injects says when (`CLOCK.injected`), and
 whoever saw all promises kept and the wish met, or its reason stated, says since when
-(`CLOCK.converged`). `pytest --faults FILE` leaves the rows in FILE, as a page beside it, and prints
+(`CLOCK.converged`). It travels with the test's report, so that several processes may run shares of
+the tests. `pytest --faults FILE` leaves the rows in FILE, as a page beside it, and prints
 them.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-PROMISES = "1-3, 5-11"  # of eleven; the fourth is about balancers, and there are none yet
+PROMISES = "1-3, 5-11"  # of eleven; the fourth is about balancers, and these pools have none
 
 
 class Clock:
@@ -89,44 +90,51 @@ class Table:
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
+        self._failed: set[str] = set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Give each test the clock for itself, its fixtures included."""
         CLOCK.reset()
-        result = yield
-        if (row := self._row_of(item)) is not None:
-            if item.nodeid in row.failed:
-                pass  # what it measured says nothing
-            elif CLOCK.seconds:
-                row.tests.append(item.nodeid)
-                row.seconds += CLOCK.seconds
-                row.looks += CLOCK.looks
-            else:
-                row.failed.append(f"{item.nodeid}: nothing was measured")
-        return result
+        return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Iterator[None]:
-        """Note who failed."""
+        """Send what a test measured with its last report, to whichever process writes the table."""
         report = yield
-        row = self._row_of(item)
-        if row is not None and report.failed and item.nodeid not in row.failed:
-            row.failed.append(item.nodeid)
+        mark = item.get_closest_marker("fault")
+        if mark is not None and call.when == "teardown":
+            (fault,) = mark.args
+            case = {"fault": fault, **mark.kwargs, "seconds": CLOCK.seconds, "looks": CLOCK.looks}
+            report.user_properties.append(("fault", case))
         return report
 
-    def _row_of(self, item: pytest.Item) -> Row | None:
-        mark = item.get_closest_marker("fault")
-        if mark is None:
-            return None
-        (fault,) = mark.args
-        return self.rows.setdefault(fault, Row(fault=fault, **mark.kwargs))
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take a report, of this process or of one that runs a share of the tests."""
+        if report.failed:
+            self._failed.add(report.nodeid)
+        for name, case in report.user_properties:
+            if name == "fault" and report.when == "teardown":
+                self._count(report.nodeid, dict(case))
+
+    def _count(self, test: str, case: dict[str, Any]) -> None:
+        row = self.rows.setdefault(
+            case["fault"], Row(fault=case["fault"], how=case["how"], ends=case["ends"])
+        )
+        if test in self._failed:  # what it measured says nothing
+            row.failed.append(test)
+        elif case["seconds"]:
+            row.tests.append(test)
+            row.seconds += case["seconds"]
+            row.looks += case["looks"]
+        else:
+            row.failed.append(f"{test}: nothing was measured")
 
     def report(self) -> dict[str, Any]:
         """Return what is left in build/faults.json."""
-        rows = [row.report() for row in self.rows.values()]
+        rows = [row.report() for _, row in sorted(self.rows.items())]
         return {
             "date": time.strftime("%Y-%m-%d"),
             "rows": len(rows),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from fault_table import Clock, Row, Table
 
 
@@ -33,6 +34,28 @@ def test_it_is_written_as_a_page_too(tmp_path):
     assert json.loads((tmp_path / "build" / "faults.json").read_text()) == table.report()
     page = (tmp_path / "build" / "faults.md").read_text()
     assert "| x | so | well | 1 | 1.0, 1.0; FAILED 1 | 1-3, 5-11; 2 times |" in page
+
+
+def _report(test, when, outcome, case=None):
+    return pytest.TestReport(
+        test, ("x.py", 1, test), {}, outcome, None, when,
+        user_properties=[("fault", case)] if case else [],
+    )  # fmt: skip
+
+
+def test_reports_of_any_process_make_the_rows():
+    """A test that failed anywhere, or measured nothing, is no case of its row."""
+    table, case = Table(), {"fault": "x", "how": "so", "ends": "well", "seconds": [2.0], "looks": 3}
+    for test, outcome, measured in (
+        ("good", "passed", case),
+        ("bad", "failed", case),
+        ("idle", "passed", {**case, "seconds": []}),
+    ):
+        table.pytest_runtest_logreport(_report(test, "call", outcome))
+        table.pytest_runtest_logreport(_report(test, "teardown", "passed", measured))
+    (row,) = table.rows.values()
+    assert (row.tests, row.seconds, row.looks) == (["good"], [2.0], 3)
+    assert row.failed == ["bad", "idle: nothing was measured"]
 
 
 def test_the_clock_counts_from_the_first_fault():
