@@ -53,9 +53,10 @@ def _choose_engines(lab: Lab) -> None:
     settings = config.load(lab.config_path)
     pools = {}
     for name, pool in settings.pools.items():
-        pools[name] = replace(pool, spares=1)
-        slow, other = replace(pool.application, engine="podman"), f"{name}-podman"
-        pools[other] = replace(pool, name=other, replica_name=f"{other}{{n}}", application=slow)
+        fast = replace(pool.application, engine="auto")
+        pools[name] = replace(pool, application=fast, spares=1)
+        other = f"{name}-podman"
+        pools[other] = replace(pool, name=other, replica_name=f"{other}{{n}}")
     lab.config_path.write_text(config.to_toml(replace(settings, pools=pools)))
 
 

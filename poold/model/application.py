@@ -185,7 +185,7 @@ class Application:
     before_checkpoint: Optional[Hook] = None
     after_restore: Optional[Hook] = None
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
-    engine: EngineChoice = "auto"
+    engine: EngineChoice = "podman"
     merge_pages: bool = False  # equal pages of restored replicas are kept once, by the kernel (KSM)
     slots: int = 2  # made ahead on each host: what a replica needs and a checkpoint does not decide
 

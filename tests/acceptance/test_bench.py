@@ -28,8 +28,8 @@ def test_every_way_is_measured_in_turn(fleet, tmp_path):
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [(row["path"], row["burst"]) for row in told["rows"]] == [
-        *[(path, 1) for path in ("cold", "article", "podman-tar", "bare", "oci")],
-        *[(path, 2) for path in ("article", "podman-tar", "bare", "oci")],
+        *[(path, 1) for path in ("cold", "article", "podman-tar", "bare", "podman")],
+        *[(path, 2) for path in ("article", "podman-tar", "bare", "podman")],
     ]
     for row in told["rows"]:
         assert len(row["seconds"]) == 2

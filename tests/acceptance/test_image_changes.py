@@ -57,8 +57,7 @@ def fleet(make):
     for host in ("a", "b"):
         make.lab.exec(host, "podman", "image", "rm", "--force", "--ignore", IMAGE)
     make.lab.exec("a", "podman", "image", "tag", BASE, IMAGE)
-    table = make.pool("app", command=make.application(), image=IMAGE, max=4, keep_generations=3,
-                      engine="podman")  # fmt: skip
+    table = make.pool("app", command=make.application(), image=IMAGE, max=4, keep_generations=3)
     hosts = [make.host(name, agent_dir=FOLDER) for name in ("a", "b")]
     fleet = make.fleet(
         "image", [*hosts, table, "\n[pools.app.roll]\nauto = false\n"], agent_dir=FOLDER

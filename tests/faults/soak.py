@@ -128,7 +128,7 @@ class Soak:
         *,
         seed: int,
         application: str = "tomcat",
-        engine: str = "auto",
+        engine: str = "podman",
         say: Callable[[str], None] = print,
     ) -> None:
         self.lab = lab
@@ -564,7 +564,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
     parser.add_argument("--minutes", type=float, default=None, help="stop earlier after so long")
     parser.add_argument("--application", choices=("tomcat", "counter"), default="tomcat")
-    parser.add_argument("--engine", choices=("auto", "oci", "podman"), default="auto")
+    parser.add_argument("--engine", choices=("auto", "oci", "podman"), default="podman")
     parser.add_argument("--lab", default="soak")
     parser.add_argument("--keep", action="store_true", help="leave the lab up, for a look at it")
     parser.add_argument("--output", type=Path, default=Path("build/soak.json"))
