@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from view import Kept
 
+from poold.errors import Refused
+
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 _GENERATIONS = "/var/lib/poold-agent/generations"
@@ -351,21 +353,29 @@ def test_a_name_is_taken_on_one_host(fleet, stranger):
 @pytest.mark.fault(
     "a foreign container has the name, on every host",
     how="podman run by somebody else",
-    ends="the change fails and names the way out; fulfilled as soon as one is gone",
+    ends="the next name is used; who asks for that one is refused and told the way out",
 )
 def test_a_name_is_taken_everywhere(fleet, stranger):
-    """The change fails and names the way out; gone the stranger, the wish is fulfilled."""
+    """Another name is as good; the one that is taken is refused while anybody has it."""
     containers = {host: stranger(host, "app1") for host in ("a", "b")}
     fleet.injected()
-    problem = fleet.failed(fleet.client.scale("app", replicas=1))
-    assert problem["code"] == "replica.name-taken", problem
-    assert all(_runs(fleet, host, each) for host, each in containers.items())
-    fleet.onlooker.foreign.pop(0)
-    fleet.on("a", "podman", "rm", "--force", "--time", "0", containers["a"])
-    (replica,) = fleet.ready("app", 1)
+    refused = []
+
+    def is_refused():
+        try:
+            fleet.client.restore("app", name="app1")
+        except Refused as problem:
+            refused.append(problem.code)
+        else:
+            fleet.client.remove("app1")  # the strangers are not listed yet
+        return bool(refused)
+
+    fleet.until("the name is known to be taken", is_refused)
+    assert refused == ["replica.name-taken"]
+    (replica,) = fleet.scaled("app", 1)
     fleet.converged()
-    assert replica.host == "a"
-    assert _runs(fleet, "b", containers["b"])
+    assert replica.name == "app2"
+    assert all(_runs(fleet, host, each) for host, each in containers.items())
 
 
 @pytest.mark.fault(
