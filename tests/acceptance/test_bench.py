@@ -11,6 +11,8 @@ import pytest
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
+_FOLDER = "/var/lib/poold-benched"
+
 
 def _bench(fleet, *words, pool="app"):
     argv = [sys.executable, "-m", "poold", "bench", pool, "--config", str(fleet.config), *words]
@@ -53,7 +55,8 @@ def test_what_cannot_be_measured_is_said(fleet):
 def test_a_spare_is_measured_beside_the_engine(make):
     """In one run of one pool: what is restored had no spare to claim, and the other way had one."""
     table = make.pool("app", command=make.application(), engine="oci", spares=1, hosts=["a"])
-    fleet = make.fleet("benched", [make.host("a"), table], hosts=["a"])
+    hosts = make.host("a", agent_dir=_FOLDER)
+    fleet = make.fleet("benched", [hosts, table], hosts=["a"], agent_dir=_FOLDER)
     try:
         fleet.scaled("app", 1)
         words = ["--runs", "2", "--burst", "1", "--burst", "2", "--only", "poold", "--json"]

@@ -98,7 +98,9 @@ def test_what_a_pooled_connection_is_after_a_long_freeze(make, database, hook, a
     table = make.pool("pooled", command=command, engine="oci", spares=1, hosts=["a"])
     for event, path in (("before_checkpoint", "/close"), ("after_restore", hook)):
         table += f'\n[pools.pooled.{event}]\nkind = "http"\npath = "{path}"\n'
-    fleet = make.fleet(f"pooled-{hook[1:]}", [make.host("a"), table], hosts=["a"])
+    folder = f"/var/lib/poold-pooled-{hook[1:]}"
+    tables = [make.host("a", agent_dir=folder), table]
+    fleet = make.fleet(f"pooled-{hook[1:]}", tables, hosts=["a"], agent_dir=folder)
     try:
         fleet.scaled("pooled", 1)
         fleet.until("a spare waits", lambda: [s.state for s in fleet.client.spares()] == ["ready"])

@@ -18,7 +18,9 @@ def spared(make, request):
     pool = make.pool(
         "quick", command=make.application(ballast_mib=24), engine=request.param, spares=1
     )
-    fleet = make.fleet(f"spares-{request.param}", [make.host("a"), make.host("b"), pool])
+    folder = f"/var/lib/poold-spares-{request.param}"
+    tables = [make.host("a", agent_dir=folder), make.host("b", agent_dir=folder), pool]
+    fleet = make.fleet(f"spares-{request.param}", tables, agent_dir=folder)
     fleet.engine = request.param
     fleet.scaled("quick", 1)
     waiting(fleet)
