@@ -95,7 +95,8 @@ async def rename(engine: OciEngine, name: str, new_name: str, port: str) -> None
     await answers(engine, found.container_id, int(port))
     seconds = time.monotonic() - began
     own = await engine.execute(new_name, ("cat", "/etc/hostname"), stdin=b"", timeout_seconds=10)
-    host = await engine.execute(new_name, ("hostname",), stdin=b"", timeout_seconds=10)
+    kernel = ("cat", "/proc/sys/kernel/hostname")
+    host = await engine.execute(new_name, kernel, stdin=b"", timeout_seconds=10)
     print(json.dumps({"seconds": seconds, "names": [own.output.strip(), host.output.strip()]}))
 
 
