@@ -38,7 +38,7 @@ async def test_merging_is_asked_for_in_the_new_process_alone():
     """The program and what it starts are merged; the agent and its other programs are not."""
     argv = [sys.executable, "-c", _ASKED]
     asked = await run(argv, deadline_seconds=20, first=kernel.ask_for_merging)
-    if asked.stdout.strip() != b"1":
+    if asked.stdout.strip() != b"1" and os.environ.get("CI") != "true":  # there it has to be tried
         pytest.skip("this kernel merges no program's pages (it is older than 6.7, or without KSM)")
     other = await run(argv, deadline_seconds=20)
     assert other.stdout.strip() == b"0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -16,7 +17,7 @@ _SCRIPT = Path(__file__).parents[2] / "config" / "jcmd.pl"
 @pytest.mark.parametrize(("answer", "status"), [(b"0\ndone\n", 0), (b"-1\nUnknown\n", 1)])
 def test_each_command_is_asked_and_a_refusal_is_a_failure(tmp_path, answer, status):
     """Version, "jcmd", the command, two empty arguments; what is not answered by 0 failed."""
-    if shutil.which("perl") is None:
+    if shutil.which("perl") is None and os.environ.get("CI") != "true":  # there it has to be tried
         pytest.skip("there is no perl here")
     door, heard = tmp_path / "door", []
     script = _SCRIPT.read_text().replace("/tmp/.java_pid1", str(door))
